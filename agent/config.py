@@ -1,0 +1,263 @@
+"""The agent's configuration: one TOML file, every key documented where it is declared.
+
+Rules kept here:
+- Until devices have identities, every address is on this machine (``agent.trust.require_loopback``).
+- Names that end up in topics, paths and certificates are checked here, once.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agent.config_file import Check, key, read_sections, read_toml, section_example
+from agent.errors import ConfigError
+from agent.trust.loopback import require_loopback
+
+__all__ = [
+    "AgentConfig",
+    "DeviceSection",
+    "FleetSection",
+    "LogSection",
+    "ServingSection",
+    "TelemetrySection",
+    "UpdateSection",
+    "example_toml",
+    "load_config",
+    "parse_address",
+]
+
+_NAME: Final = re.compile(r"[a-z0-9-]{1,40}")
+_LABEL_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
+_MAX_LABELS: Final = 32
+_MAX_LABEL_CHARS: Final = 128
+_RESERVED_LABELS: Final = frozenset({"class", "hardware", "id"})
+
+
+def parse_address(address: str, what: str) -> tuple[str, int]:
+    """Host and port of ``host:port``, both checked; ``what`` names the key in messages.
+
+    Raises:
+        ConfigError: it is not an address, or not one on this machine.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(
+            f"{what} = {address!r} is not an address: write host:port, like 127.0.0.1:8471"
+        )
+    return require_loopback(host, what).strip("[]"), int(port)
+
+
+def _checked_name(value: str, where: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ConfigError(f"{where} = {value!r} must be 1 to 40 of a-z, 0-9 and '-'")
+    return value
+
+
+def _checked_address(value: str, where: str) -> str:
+    parse_address(value, where)
+    if value.endswith(":0"):
+        raise ConfigError(f"{where} = {value!r} needs the port the other side listens on")
+    return value
+
+
+def _checked_optional_address(value: str, where: str) -> str:
+    return _checked_address(value, where) if value else value
+
+
+def _checked_listen(value: str, where: str) -> str:
+    parse_address(value, where)
+    return value
+
+
+def _checked_labels(value: Mapping[str, str], where: str) -> Mapping[str, str]:
+    if len(value) > _MAX_LABELS:
+        raise ConfigError(f"{where} has {len(value)} labels, at most {_MAX_LABELS} are allowed")
+    for name, text in value.items():
+        if not _LABEL_KEY.fullmatch(name) or name in _RESERVED_LABELS:
+            raise ConfigError(
+                f"{where}: {name!r} cannot be a label: use 1 to 40 of A-Z, a-z, 0-9, '.', '_' and '-', "
+                f"and none of {', '.join(sorted(_RESERVED_LABELS))}"
+            )
+        if len(text) > _MAX_LABEL_CHARS:
+            raise ConfigError(
+                f"{where}: {name} has {len(text)} characters, at most {_MAX_LABEL_CHARS}"
+            )
+    return value
+
+
+def _one_of(*allowed: str) -> Check:
+    def check(value: str, where: str) -> str:
+        if value not in allowed:
+            raise ConfigError(f"{where} = {value!r} must be one of: {', '.join(allowed)}")
+        return value
+
+    return check
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSection:
+    id: str = key(
+        "Name of this device, unique in the fleet: 1 to 40 of a-z, 0-9 and '-'.",
+        example="cam-001",
+        check=_checked_name,
+    )
+    device_class: str = key(
+        "Kind of device; bundles are built for one class: 1 to 40 of a-z, 0-9 and '-'.",
+        example="camera",
+        check=_checked_name,
+        name="class",
+    )
+    labels: Mapping[str, str] = key(
+        "What a rollout may select this device by.",
+        default={},
+        example={"site": "north"},
+        check=_checked_labels,
+    )
+    state_dir: Path = key(  # noqa: RUF009 (it is dataclasses.field with the documentation filled in)
+        "Where the agent keeps its state: models, journal, spool. One agent a folder.",
+        default=Path("/var/lib/muster-agent"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSection:
+    name: str = key(
+        "Name of the fleet, as 'fleet init --name' was given.", example="demo", check=_checked_name
+    )
+    root: Path = key(  # noqa: RUF009 (as above)
+        "The fleet's first root.json ('fleet init' writes it): what this device trusts before anything else.",
+        example="/etc/muster/root.json",
+    )
+    grpc: str = key(
+        "Address of the fleet manager's device service.",
+        default="127.0.0.1:8471",
+        check=_checked_address,
+    )
+    mqtt: str = key(
+        'Address of the MQTT 5 broker; "" for a site without one: gRPC alone is complete.',
+        default="127.0.0.1:8472",
+        check=_checked_optional_address,
+    )
+    refresh_s: float = key(
+        "How often signed metadata is fetched over gRPC as well, seconds: catches a broker that withholds it.",
+        default=4 * 3600.0,
+        least=10,
+        most=86400,
+    )
+    fallback_after_s: float = key(
+        "How long the broker may be away before gRPC takes over, seconds.",
+        default=10.0,
+        least=0,
+        most=3600,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSection:
+    listen: str = key(
+        "Where models answer the Open Inference Protocol over gRPC; port 0 picks a free one.",
+        default="127.0.0.1:8473",
+        check=_checked_listen,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySection:
+    window_s: float = key(
+        "Length of a telemetry window, seconds; also how often the fleet hears that all is well.",
+        default=60.0,
+        least=1,
+        most=3600,
+    )
+    cohort_window_s: float = key(
+        "Length of a window while this device is in a stage or among those it is compared with.",
+        default=15.0,
+        least=1,
+        most=3600,
+    )
+    spool_reports: int = key(
+        "How many reports wait for the fleet manager; above it the oldest windows are merged.",
+        default=2000,
+        least=50,
+        most=1_000_000,
+    )
+    spool_bytes: int = key(
+        "How many bytes of reports wait for the fleet manager.",
+        default=4 * 1024 * 1024,
+        least=256 * 1024,
+        most=1024**3,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSection:
+    reserve_bytes: int = key(
+        "Disk space that a download leaves free.",
+        default=64 * 1024 * 1024,
+        least=0,
+    )
+    trial_timeout_s: float = key(
+        "How long the trial of a new bundle may take, seconds of wall clock.",
+        default=180.0,
+        least=1,
+        most=3600,
+    )
+    start_timeout_s: float = key(
+        "How long the model server may take to start, seconds.",
+        default=60.0,
+        least=1,
+        most=600,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogSection:
+    level: str = key(
+        "debug, info, warning or error.",
+        default="info",
+        check=_one_of("debug", "info", "warning", "error"),
+    )
+    format: str = key(
+        '"text" for people, "json" for one JSON object a line.',
+        default="text",
+        check=_one_of("text", "json"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    device: DeviceSection
+    fleet: FleetSection
+    serving: ServingSection
+    telemetry: TelemetrySection
+    update: UpdateSection
+    log: LogSection
+
+
+_SECTIONS: Final[Mapping[str, type]] = {
+    "device": DeviceSection,
+    "fleet": FleetSection,
+    "serving": ServingSection,
+    "telemetry": TelemetrySection,
+    "update": UpdateSection,
+    "log": LogSection,
+}
+
+
+def load_config(path: Path) -> AgentConfig:
+    """The configuration in ``path``, checked.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is unknown, missing or wrong; the message says which.
+    """
+    path = path.expanduser().absolute()
+    tables = read_toml(path)
+    return AgentConfig(**read_sections(tables, path, _SECTIONS))
+
+
+def example_toml() -> str:
+    """A documented configuration; the keys that are not commented out must be given."""
+    head = "# Configuration of a Muster agent. Keys that are commented out show their default or an example.\n"
+    return "\n".join([head, *(section_example(name, kind) for name, kind in _SECTIONS.items())])

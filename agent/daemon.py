@@ -1,0 +1,255 @@
+"""The agent as a process: reads the configuration, puts the real adapters together, runs until told to stop.
+
+Rules kept here:
+- The composition root: no decision is made here.
+- One agent a state folder. SIGTERM and SIGINT stop cleanly: the last window goes into the spool, the broker hears a
+  goodbye, the model server lets requests under way end.
+- Exit codes: 0 stopped, 1 failed, 2 the configuration is wrong.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from agent.adapters.clock import SystemClock
+from agent.adapters.grpc_link import GrpcLink, GrpcMetadataSource, GrpcPieceSource, grpc_channel
+from agent.adapters.journal import SqliteJournal
+from agent.adapters.model_server import ModelServerLimits, ProcessModelServer
+from agent.adapters.mqtt_link import MqttLink
+from agent.adapters.piece_store import FilePieceStore
+from agent.adapters.resources import ProcessResources
+from agent.adapters.slot_store import FolderSlotStore
+from agent.adapters.spool import SqliteSpool
+from agent.adapters.state_lock import StateLock
+from agent.adapters.systemd import Notifier
+from agent.adapters.trial import ProcessTrial, TrialLimits
+from agent.adapters.trust_store import SqliteTrustStore
+from agent.config import AgentConfig, load_config, parse_address
+from agent.errors import AgentError, ConfigError
+from agent.health.pace import PaceLimits
+from agent.health.spool import Spool, SpoolLimits
+from agent.inventory import read_machine
+from agent.logs import set_up_logging
+from agent.ports import Link
+from agent.state_dir import StatePaths
+from agent.supervisor import Supervisor, SupervisorLimits, SupervisorPorts
+from agent.trust.refresh import TrustRefresher
+from agent.trust_keeper import TrustKeeperLimits, TrustPorts
+from agent.trust_view import RealRefresh, read_view
+from agent.update.policy import UpdateLimits
+from agent.update.updater import Updater, UpdaterPorts
+from agent.uplink import UplinkLimits
+
+__all__ = ["main", "run_agent"]
+
+log = logging.getLogger(__name__)
+
+WORKER_THREADS: Final = 4
+STATUS_EVERY_S: Final = 10.0
+STOP_S: Final = 5.0
+"""How long the last window may take at a stop."""
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read [fleet] root = {path}: {error.strerror}. "
+            f"Copy root.json from the fleet manager's folder to this device."
+        ) from error
+
+
+def _limits(config: AgentConfig) -> SupervisorLimits:
+    return SupervisorLimits(
+        pace=PaceLimits(
+            window_s=config.telemetry.window_s, cohort_window_s=config.telemetry.cohort_window_s
+        ),
+        uplink=UplinkLimits(fallback_after_s=config.fleet.fallback_after_s),
+        trust=TrustKeeperLimits(refresh_s=config.fleet.refresh_s),
+    )
+
+
+def _update_limits(config: AgentConfig) -> UpdateLimits:
+    limits = UpdateLimits()
+    return replace(limits, fetch=replace(limits.fetch, reserve_bytes=config.update.reserve_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    supervisor: Supervisor
+    updater: Updater
+    server: ProcessModelServer
+    spool: Spool
+
+
+@asynccontextmanager
+async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
+    """The agent's parts, put together; closed in reverse order."""
+    paths = StatePaths(config.device.state_dir)
+    device = config.device
+    boot_id = secrets.token_hex(8)
+    clock = SystemClock()
+    refresher = TrustRefresher(_read_root(config.fleet.root))
+    async with AsyncExitStack() as stack:
+        spool = SqliteSpool(
+            paths.spool,
+            SpoolLimits(
+                max_reports=config.telemetry.spool_reports, max_bytes=config.telemetry.spool_bytes
+            ),
+        )
+        stack.callback(spool.close)
+        journal = SqliteJournal(paths.journal)
+        stack.callback(journal.close)
+        trust_store = SqliteTrustStore(paths.trust)
+        stack.callback(trust_store.close)
+        server = ProcessModelServer(
+            config.serving.listen, ModelServerLimits(start_s=config.update.start_timeout_s)
+        )
+        stack.push_async_callback(server.stop)
+        # Before anything of gRPC begins in this process: a child is never forked from beside its threads.
+        await server.start()
+        log.info("models answer on %s", server.address)
+        channel = grpc_channel(config.fleet.grpc)
+        stack.push_async_callback(channel.close)
+        metadata = GrpcMetadataSource(config.fleet.grpc)
+        stack.callback(metadata.close)
+        ports = SupervisorPorts(
+            clock=clock,
+            links=_links(config, GrpcLink(channel, config.fleet.grpc, device.id), boot_id),
+            trust=TrustPorts(
+                store=trust_store,
+                refresh=RealRefresh(refresher, metadata, clock, asyncio.to_thread),
+                read=read_view,
+                offload=asyncio.to_thread,
+                clock=clock,
+            ),
+            spool=spool,
+            server=server,
+            resources=ProcessResources(paths.state_dir, lambda: server.state.pid),
+        )
+        slots = FolderSlotStore(paths.slots)
+        machine = read_machine(device.id, device.device_class, device.labels)
+        supervisor = Supervisor(ports, machine, boot_id, _limits(config))
+        updater = Updater(
+            UpdaterPorts(
+                journal=journal,
+                pieces=FilePieceStore(paths.pieces),
+                slots=slots,
+                source=GrpcPieceSource(channel, config.fleet.grpc, device.id),
+                metadata=metadata,
+                trial=ProcessTrial(TrialLimits(wall_s=config.update.trial_timeout_s)),
+                server=server,
+                clock=clock,
+                free_bytes=slots.free_bytes,
+            ),
+            _update_limits(config),
+            supervisor.deployment_event,
+        )
+        yield _Running(supervisor, updater, server, spool)
+
+
+def _links(config: AgentConfig, grpc_link: Link, boot_id: str) -> list[Link]:
+    if not config.fleet.mqtt:
+        return [grpc_link]
+    address = parse_address(config.fleet.mqtt, "[fleet] mqtt")
+    return [MqttLink(address, config.fleet.name, config.device.id, boot_id), grpc_link]
+
+
+async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
+    """Run until ``stop`` is set.
+
+    Raises:
+        AgentError: the agent cannot start.
+        ExceptionGroup: a part of it failed for good.
+    """
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKER_THREADS))
+    notifier = Notifier()
+    with StateLock(config.device.state_dir):
+        async with _composed(config) as running:
+            work = asyncio.create_task(running.supervisor.run(running.updater))
+            said = asyncio.create_task(_speak(notifier, running))
+            stopped = asyncio.create_task(stop.wait())
+            log.info("agent of device %s started", config.device.id)
+            try:
+                await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
+                notifier.stopping()
+                if not work.done():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(running.supervisor.last_window(), STOP_S)
+            finally:
+                for task in (work, said, stopped):
+                    task.cancel()
+                await asyncio.wait((work, said, stopped))
+            if not work.cancelled():
+                work.result()
+    log.info("agent of device %s stopped", config.device.id)
+
+
+async def _speak(notifier: Notifier, running: _Running) -> None:
+    """Tell the service manager when all is served again, that the loop still turns, and what it is about."""
+    await running.supervisor.resumed.wait()
+    notifier.ready(_status(running))
+    every_s = notifier.watchdog_s or STATUS_EVERY_S
+    while True:
+        notifier.alive()
+        notifier.status(_status(running))
+        await asyncio.sleep(min(every_s, STATUS_EVERY_S))
+
+
+def _status(running: _Running) -> str:
+    served = ", ".join(f"{it.model} {it.version}" for it in running.updater.served()) or "no model"
+    under_way = ", ".join(
+        f"{it.bundle} in {it.phase.value}" for it in running.updater.deployments()
+    )
+    links = ", ".join(running.supervisor.uplink.connected) or "no link"
+    waiting = running.spool.stats().reports
+    parts = [f"serving {served}", under_way, f"connected by {links}", f"{waiting} reports wait"]
+    return "; ".join(part for part in parts if part)
+
+
+async def _main(config: AgentConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run_agent(config, stop)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of ``python -m agent.daemon``; ``fleet-agent run`` ends up here."""
+    parser = argparse.ArgumentParser(prog="fleet-agent run", description="Run the agent.")
+    parser.add_argument("--config", required=True, type=Path, help="the agent's TOML file")
+    options = parser.parse_args(arguments)
+    try:
+        config = load_config(options.config)
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    set_up_logging(config.log.level, config.log.format, config.device.id)
+    try:
+        asyncio.run(_main(config))
+    except ConfigError as error:
+        log.error("%s", error)
+        return 2
+    except AgentError as error:
+        log.error("%s", error)
+        return 1
+    except Exception:
+        log.exception("the agent failed and ends")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,57 @@
+"""How this package starts its own Python modules as child processes. Light: the supervisor imports
+it.
+
+Rules kept here:
+
+- A child gets a short list of environment variables, never the parent's whole environment (it may
+  hold secrets, and a trial runs a hostile model).
+- A child finds the same ``agent`` package as its parent, whether installed or run from a source
+  folder.
+"""
+
+import os
+import signal
+import site
+import sys
+from pathlib import Path
+from typing import Final
+
+__all__ = ["child_command", "child_environment", "describe_exit"]
+
+PASSED_ON: Final = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "PYTHONHOME",
+)
+
+
+def child_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs ``module`` with this interpreter; the current folder is not on its
+    path."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child: what finds programs and libraries, and one thread for numerical
+    libraries."""
+    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    env.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2", PYTHONUTF8="1")
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in site.getsitepackages():
+        env["PYTHONPATH"] = root
+    return env
+
+
+def describe_exit(returncode: int) -> str:
+    """A return code in words: ``exit code 3`` or ``killed by SIGSEGV``."""
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-returncode}"

@@ -1,0 +1,43 @@
+"""What can go wrong while a bundle is loaded and asked, by whose fault it is."""
+
+from agent.errors import AgentError, BundleError
+
+__all__ = [
+    "InferenceError",
+    "InputContractError",
+    "ModelLoadError",
+    "NotReadyError",
+    "RequestError",
+    "UnknownServableError",
+]
+
+
+class RequestError(AgentError):
+    """The caller's: a request to a model is not acceptable."""
+
+
+class InputContractError(RequestError):
+    """An input does not fit the bundle's contract; the message names the tensor, what is expected
+    and what came."""
+
+
+class UnknownServableError(RequestError):
+    """There is no such model, or no such version of it, on this device."""
+
+
+class NotReadyError(RequestError):
+    """The model is known but does not answer: nothing of it is active yet, or the server is
+    stopping."""
+
+
+class ModelLoadError(BundleError):
+    """The bundle's files cannot be made into a running pipeline that keeps the contract."""
+
+
+class InferenceError(BundleError):
+    """The model failed on inputs that keep its contract. ``kind`` is one of a small fixed set, for
+    counting."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind

@@ -1,0 +1,227 @@
+"""A bundle's stages as onnxruntime sessions, run in order over one flat namespace of tensors.
+
+Rules kept here:
+
+- Models are loaded by path from a regular file with one link: creating a session from ``bytes``
+  holds the interpreter's lock, which would stall requests during a swap.
+- One provider, the CPU's; falling back to another is switched off and the result is checked. Only
+  the ONNX format.
+- The contract must fit the models before anything runs: names, data types, ranks, fixed dimensions.
+- Threads do not spin: a device has other work.
+"""
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from agent.bundle import Manifest, Stage, TensorSpec, check_name
+from agent.runtime.dtypes import NUMPY_OF, Array, dtype_of_onnx
+from agent.runtime.errors import InferenceError, ModelLoadError
+from agent.runtime.verdict import clean_text
+
+__all__ = ["Pipeline", "example_inputs"]
+
+PROVIDER: Final = "CPUExecutionProvider"
+MAX_FREE_DIMENSIONS: Final = 1
+# What onnxruntime raises. It has no common root, and it also raises plain RuntimeError and
+# ValueError.
+ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
+    ort_errors.EPFail,
+    ort_errors.EngineError,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotFound,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+    ValueError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One stage, ready to run: its session and how its tensors are called on both sides."""
+
+    name: str
+    session: Any
+    feeds: tuple[tuple[str, str], ...]
+    onnx_outputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Pipeline:
+    """A loaded bundle. ``run`` may be called from several threads at once."""
+
+    __slots__ = ("_outputs", "_steps", "manifest")
+
+    def __init__(self, manifest: Manifest, steps: tuple[_Step, ...]) -> None:
+        self.manifest = manifest
+        self._steps = steps
+        self._outputs = tuple(spec.name for spec in manifest.outputs)
+
+    @classmethod
+    def load(cls, folder: str | Path, manifest: Manifest) -> "Pipeline":
+        """Make sessions of the bundle's models and check that the contract fits them.
+
+        Raises:
+            ModelLoadError: a model cannot be loaded, or stages or contract do not fit; names the
+            stage.
+        """
+        available = {spec.name: spec.dtype for spec in manifest.inputs}
+        steps = []
+        for stage in manifest.stages:
+            session = _open_session(Path(folder), stage, max(1, manifest.intra_op_threads))
+            _check_stage(stage, session, available, manifest.inputs)
+            onnx_types = {node.name: node.type for node in session.get_outputs()}
+            for onnx_name, tensor in stage.outputs:
+                available[tensor] = dtype_of_onnx(onnx_types[onnx_name]) or onnx_types[onnx_name]
+            onnx_outputs = tuple(onnx_name for onnx_name, _ in stage.outputs)
+            outputs = tuple(tensor for _, tensor in stage.outputs)
+            steps.append(_Step(stage.name, session, stage.inputs, onnx_outputs, outputs))
+        for spec in manifest.outputs:
+            if available.get(spec.name) != spec.dtype:
+                got = available.get(spec.name, "nothing")
+                raise ModelLoadError(
+                    f"output {spec.name!r} is {spec.dtype} in the contract, but the stages make {got}"
+                )
+        return cls(manifest, tuple(steps))
+
+    def run(self, inputs: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
+        """The contract's outputs for inputs that keep the contract (``contract.check_inputs``).
+
+        ``options`` is an ``onnxruntime.RunOptions``: setting its ``terminate`` from another thread
+        ends the run.
+
+        Raises:
+            InferenceError: a stage failed; names it.
+        """
+        tensors = dict(inputs)
+        for step in self._steps:
+            feeds = {onnx_name: tensors[tensor] for tensor, onnx_name in step.feeds}
+            try:
+                results = step.session.run(step.onnx_outputs, feeds, options)
+            except ORT_ERRORS as error:
+                raise InferenceError(
+                    f"stage {step.name!r} failed: {clean_text(str(error))}", _kind(error, options)
+                ) from error
+            tensors.update(zip(step.outputs, results, strict=True))
+        return {name: tensors[name] for name in self._outputs}
+
+
+def example_inputs(manifest: Manifest) -> dict[str, Array]:
+    """Inputs that keep the contract, for warming up where there is no golden case: zeros or the
+    least allowed value, free dimensions 1, text the first label or empty."""
+    inputs: dict[str, Array] = {}
+    for spec in manifest.inputs:
+        shape = [dim if dim >= 0 else MAX_FREE_DIMENSIONS for dim in spec.shape]
+        if spec.dtype == "BYTES":
+            inputs[spec.name] = np.full(shape, spec.labels[0] if spec.labels else "", dtype=object)
+            continue
+        low = spec.minimum if spec.minimum is not None else 0.0
+        value = max(low, 0.0) if spec.maximum is None or spec.maximum >= 0.0 else spec.maximum
+        inputs[spec.name] = np.full(shape, value).astype(NUMPY_OF[spec.dtype])
+    return inputs
+
+
+def _kind(error: Exception, options: Any) -> str:
+    """A failure's kind, out of a small fixed set."""
+    if options is not None and options.terminate:
+        return "timeout"
+    if (
+        isinstance(error, MemoryError)
+        or "bad_alloc" in str(error)
+        or "allocate memory" in str(error)
+    ):
+        return "out_of_memory"
+    if isinstance(error, ort_errors.InvalidArgument):
+        return "invalid_argument"
+    return "runtime"
+
+
+def _open_session(folder: Path, stage: Stage, threads: int) -> Any:
+    path = folder / check_name(stage.file)
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise ModelLoadError(
+            f"stage {stage.name!r}: {stage.file} cannot be read: {error}"
+        ) from error
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise ModelLoadError(
+            f"stage {stage.name!r}: {stage.file} is not a regular file with one link"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
+    except ORT_ERRORS as error:
+        raise ModelLoadError(
+            f"stage {stage.name!r}: {stage.file} cannot be loaded: {clean_text(str(error))}"
+        ) from error
+    session.disable_fallback()
+    if session.get_providers() != [PROVIDER]:
+        raise ModelLoadError(
+            f"stage {stage.name!r}: runs on {session.get_providers()}, not {PROVIDER}"
+        )
+    return session
+
+
+def _check_stage(
+    stage: Stage, session: Any, available: Mapping[str, str], specs: tuple[TensorSpec, ...]
+) -> None:
+    """The stage's names exist on both sides, data types agree, and the contract's shapes fit."""
+    where = f"stage {stage.name!r} ({stage.file})"
+    onnx_inputs = {node.name: node for node in session.get_inputs()}
+    fed = {onnx_name for _, onnx_name in stage.inputs}
+    if fed != set(onnx_inputs):
+        raise ModelLoadError(
+            f"{where}: the model takes {sorted(onnx_inputs)}, the bundle feeds {sorted(fed)}"
+        )
+    known = [node.name for node in session.get_outputs()]
+    for onnx_name, _ in stage.outputs:
+        if onnx_name not in known:
+            raise ModelLoadError(f"{where}: the model has no output {onnx_name!r}; it has {known}")
+    contract = {spec.name: spec for spec in specs}
+    for tensor, onnx_name in stage.inputs:
+        node = onnx_inputs[onnx_name]
+        if tensor not in available:
+            raise ModelLoadError(
+                f"{where}: tensor {tensor!r} is no input and no earlier stage makes it"
+            )
+        wanted = dtype_of_onnx(node.type) or node.type
+        if available[tensor] != wanted:
+            raise ModelLoadError(
+                f"{where}: input {onnx_name!r} takes {wanted}, {tensor!r} is {available[tensor]}"
+            )
+        if tensor in contract and not _fits(contract[tensor].shape, node.shape):
+            raise ModelLoadError(
+                f"{where}: input {onnx_name!r} takes shape {node.shape}, which does not allow all of the contract's "
+                f"{list(contract[tensor].shape)} (-1 is any size)"
+            )
+
+
+def _fits(contract: tuple[int, ...], onnx_shape: list[Any]) -> bool:
+    """Whether the model takes every shape that the contract allows. Named dimensions take any
+    size."""
+    if not onnx_shape and contract:
+        return True  # onnxruntime shows an unknown rank like a scalar: the run decides
+    return len(contract) == len(onnx_shape) and all(
+        not isinstance(size, int) or size == want
+        for want, size in zip(contract, onnx_shape, strict=True)
+    )

@@ -1,0 +1,133 @@
+"""The server's end of the control channel: one thread reads requests, one loads, both answer.
+
+Rules kept here:
+
+- A load never holds up another request: it runs on its own thread, one at a time, at the lowest
+  priority, so that it takes nothing from the threads that answer. (A bundle that asks for threads
+  of its own is loaded at normal priority: onnxruntime's threads inherit the loader's for good.)
+- When the channel ends, the supervisor is gone and so are we.
+"""
+
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+from agent.bundle.folder import read_bundle
+from agent.errors import AgentError, BundleError, DeviceError
+from agent.runtime.registry import Registry, VersionWindow
+from agent.serving.control import MAX_LINE_BYTES, Fault, Message, Op, decode, encode
+
+__all__ = ["ControlLoop"]
+
+MAX_WAITING_LOADS: Final = 16
+_log = logging.getLogger(__name__)
+
+
+class ControlLoop:
+    """Serves one channel. ``ended`` is called once: at a shutdown request or when the channel
+    closes."""
+
+    def __init__(
+        self, channel: socket.socket, registry: Registry, ended: Callable[[], None]
+    ) -> None:
+        self._channel = channel
+        self._registry = registry
+        self._ended = ended
+        self._write = threading.Lock()
+        self._loads: queue.Queue[Message] = queue.Queue(MAX_WAITING_LOADS)
+
+    def start(self) -> None:
+        """Start both threads; they end with the process."""
+        threading.Thread(target=self._read, name="control", daemon=True).start()
+        threading.Thread(target=self._load_all, name="loader", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Send a message up. A supervisor that is gone is noticed by the reading thread."""
+        with self._write:
+            try:
+                self._channel.sendall(encode(message))
+            except OSError as error:
+                _log.debug("control channel: %s", error)
+
+    def _read(self) -> None:
+        try:
+            with self._channel.makefile("rb") as lines:
+                while line := lines.readline(MAX_LINE_BYTES):
+                    self._take(decode(line))
+        except (AgentError, OSError) as error:
+            _log.warning("the control channel broke, stopping: %s", error)
+        finally:
+            self._ended()
+
+    def _take(self, message: Message) -> None:
+        if message.get("op") != Op.LOAD:
+            self._answer(message, self._perform)
+            return
+        try:
+            self._loads.put_nowait(message)
+        except queue.Full:
+            self._answer(message, _refuse_load)
+
+    def _load_all(self) -> None:
+        while True:
+            # A thread for each: a priority once given up cannot be had back.
+            thread = threading.Thread(
+                target=self._answer, args=(self._loads.get(), self._load), name="load", daemon=True
+            )
+            thread.start()
+            thread.join()
+
+    def _answer(self, message: Message, perform: Callable[[Message], Message]) -> None:
+        """Do what is asked and send the answer, whatever happens: one bad request is not the
+        server's end."""
+        answer: Message = {"id": message.get("id"), "ok": True}
+        try:
+            answer.update(perform(message))
+        except BundleError as error:
+            answer.update(ok=False, fault=Fault.BUNDLE, error=str(error))
+        except Exception as error:  # noqa: BLE001 the answer carries it to the supervisor, which decides
+            answer.update(ok=False, fault=Fault.DEVICE, error=str(error) or type(error).__name__)
+        self.send(answer)
+
+    def _load(self, message: Message) -> Message:
+        manifest, _ = read_bundle(message["path"])
+        if manifest.intra_op_threads <= 1:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        self._registry.load(message["path"], message["manifest_sha256"])
+        return {}
+
+    def _perform(self, message: Message) -> Message:
+        match message.get("op"):
+            case Op.ACTIVATE:
+                self._registry.activate(message["model"], message["manifest_sha256"])
+            case Op.UNLOAD:
+                self._registry.unload(message["model"], message["manifest_sha256"])
+            case Op.DRAIN:
+                return {"windows": [_to_json(window) for window in self._registry.drain()]}
+            case Op.SHUTDOWN:
+                self._ended()
+            case Op.PING:
+                pass
+            case other:
+                raise DeviceError(f"the model server does not know the request {other!r}")
+        return {}
+
+
+def _refuse_load(_message: Message) -> Message:
+    raise DeviceError(f"{MAX_WAITING_LOADS} loads are waiting already; try again later")
+
+
+def _to_json(window: VersionWindow) -> dict[str, Any]:
+    counts = window.counts
+    return {
+        **asdict(counts),
+        "latency": None if counts.latency is None else counts.latency.to_json(),
+        "model": window.model,
+        "version": window.version,
+        "manifest_sha256": window.manifest_sha256,
+    }

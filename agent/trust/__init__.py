@@ -1,0 +1,36 @@
+"""Who may say what to a device: what signed metadata means, decided without I/O.
+
+The light face: values and decisions. What needs the TUF client is imported by name, because it is
+heavier:
+:mod:`agent.trust.refresh` (verify metadata), :mod:`agent.trust.reading` (directives and releases in
+a verified state), :mod:`agent.trust.manifest` (a manifest against its release),
+:mod:`agent.trust.pack` (the retained message).
+"""
+
+from agent.trust.cohort import in_cohort, slot_of
+from agent.trust.decide import decide, selects
+from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Verb
+from agent.trust.directive import Directive
+from agent.trust.errors import RefusedMetadataError
+from agent.trust.loopback import require_loopback
+from agent.trust.release import BundleRelease, bundle_path
+from agent.trust.state import TrustState, TrustStore
+
+__all__ = [
+    "BundleRelease",
+    "CurrentModel",
+    "Decision",
+    "DeviceFacts",
+    "Directive",
+    "Reason",
+    "RefusedMetadataError",
+    "TrustState",
+    "TrustStore",
+    "Verb",
+    "bundle_path",
+    "decide",
+    "in_cohort",
+    "require_loopback",
+    "selects",
+    "slot_of",
+]

@@ -1,0 +1,103 @@
+"""The values that deciding takes and gives: the device, what it has, what it is to do and why.
+
+Verbs and reasons are closed lists. The text is for people; the reason's value is the code in
+reports and logs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from agent.trust.directive import Directive
+from agent.trust.release import BundleRelease
+
+__all__ = ["CurrentModel", "Decision", "DeviceFacts", "Reason", "Verb"]
+
+
+class Verb(Enum):
+    """What is to be done about one model."""
+
+    INSTALL = "install"  # go to the directive's bundle, or go on going there
+    KEEP = "keep"  # what is active stays active
+    REVERT = "revert"  # leave the directive's bundle for the release's, or else the previous slot
+    NONE = "none"  # nothing is wanted; a deployment that has not swapped yet is called off
+    REFUSE = "refuse"  # the directive is meant for this device and cannot be obeyed
+
+
+class Reason(Enum):
+    """Why; the value is the code in reports."""
+
+    IN_COHORT = "in_cohort"
+    ALREADY_ACTIVE = "already_active"
+    FLEET_ROLLBACK = "fleet_rollback"
+    NOTHING_TO_REVERT_TO = "nothing_to_revert_to"
+    NO_DIRECTIVE = "no_directive"
+    NOT_SELECTED = "not_selected"
+    OTHER_CLASS = "other_class"
+    NOT_IN_COHORT = "not_in_cohort"
+    SPEED_LIMIT = "speed_limit"
+    TOO_EARLY = "too_early"
+    HALTED = "halted"
+    WITHDRAWN = "withdrawn"
+    REFUSED_BEFORE = "refused_before"
+    NOT_RELEASED = "not_released"
+    BOTH_DISAGREE = "both_disagree"
+    WRONG_HARDWARE = "wrong_hardware"
+    AGENT_VERSION = "agent_version"
+    ONNXRUNTIME_VERSION = "onnxruntime_version"
+    BELOW_FLOOR = "below_floor"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What a device knows about itself; ``hardware`` is what ``uname -m`` says."""
+
+    device_id: str
+    device_class: str
+    hardware: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    agent_version: str = ""
+    onnxruntime_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentModel:
+    """Where a device stands with one model.
+
+    Attributes:
+        model: name of the model.
+        active_sha256: manifest of the bundle that serves; None when none does.
+        previous_sha256: manifest of the bundle in the previous slot.
+        pending_sha256: manifest of the bundle that a deployment under way is going to.
+        pending_rollout_id: the rollout of that deployment.
+        refused: pairs of rollout id and manifest that this device has tried and will not try again.
+    """
+
+    model: str
+    active_sha256: str | None = None
+    previous_sha256: str | None = None
+    pending_sha256: str | None = None
+    pending_rollout_id: str | None = None
+    refused: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done about one model, and why.
+
+    Attributes:
+        model: name of the model.
+        verb: what to do.
+        reason: why, as a code.
+        text: why, for people.
+        release: INSTALL: the bundle to go to. REVERT: the bundle to go back to, None for the
+            previous slot.
+        directive: the directive that decided; None when there is none.
+    """
+
+    model: str
+    verb: Verb
+    reason: Reason
+    text: str
+    release: BundleRelease | None = None
+    directive: Directive | None = None

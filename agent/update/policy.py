@@ -1,0 +1,300 @@
+"""What to do next with one model, from values alone. Asked twice, it answers the same.
+
+Rules kept here:
+- Before the swap a deployment is called off as soon as the fleet wants something else; after the swap
+  only the fleet's rollback ends it early, everything else waits for probation.
+- A bundle that this device refused or reverted is not taken again from the same rollout.
+- A rollback goes to the bundle that the fleet names: at once when it is in the previous slot, else by
+  a deployment, and the rolled-back bundle serves until the swap. Where the fleet names none, or this
+  device has refused it, the rollback goes to the previous slot.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from agent.delivery.fetch import FetchLimits
+from agent.trust import Decision, Directive, Verb
+from agent.update.journal import Deployment, Installed, ModelRecord, Slots
+from agent.update.states import BEFORE_SWAP, ON_RESTART, Counter, Event, Phase, next_phase
+
+__all__ = [
+    "Action",
+    "ActionKind",
+    "Refused",
+    "UpdateLimits",
+    "after_event",
+    "choose",
+    "kept_slots",
+    "leaving",
+    "on_restart",
+    "slots_after_commit",
+    "slots_after_revert",
+]
+
+Refused = frozenset[tuple[str, str]]
+"""Pairs of rollout id and manifest digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateLimits:
+    """Bounds of the updater. Times in seconds."""
+
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+    fetch_deadline_s: float = 14 * 86400.0
+    """A deployment whose pieces are not here by then is refused."""
+    max_fetch_attempts: int = 4
+    """Runs of fetch and verify together that end in damaged bytes, a failed disk or a restart in verify."""
+    max_trial_attempts: int = 2
+    """Runs of the trial, the first included."""
+    max_boots: int = 2
+    """Restarts between swap and commit before the bundle is reverted."""
+    max_load_failures: int = 3
+    """Loads of a slot that must work (active, or put back by a revert) before it is given up."""
+    max_damaged_slots: int = 2
+    """How often a slot found damaged on disk may be installed again by the same rollout."""
+    retry_base_s: float = 5.0
+    retry_max_s: float = 900.0
+
+
+class ActionKind(Enum):
+    START = "start"
+    CANCEL = "cancel"
+    WITHDRAW = "withdraw"
+    ROLL_BACK = "roll_back"
+    ADOPT = "adopt"  # a newer rollout directs the bundle that is active: it is that rollout's from now on
+    REPORT_REFUSED = "report_refused"  # the directive cannot be obeyed: tell the fleet, do nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step that the fleet's wish asks for. ``start``: the deployment it is about, in phase IDLE."""
+
+    kind: ActionKind
+    reason_code: str = ""
+    reason: str = ""
+    start: Deployment | None = None
+
+
+def choose(record: ModelRecord, decision: Decision | None, refused: Refused) -> Action | None:
+    """The one thing to do for this model now, or None when it is as the fleet wants it.
+
+    ``decision`` None: no directive names the model (any more).
+    """
+    pending = record.deployment
+    if pending is not None and pending.phase in (Phase.COMMIT, Phase.REVERT):
+        return None  # finish first
+    if decision is None or decision.directive is None or decision.verb is Verb.NONE:
+        if decision is None:
+            return _cancel(pending, "no_directive", "no directive names this model any more")
+        return _cancel(pending, decision.reason.value, decision.text)
+    if decision.verb is Verb.INSTALL:
+        return _install(record, decision, refused)
+    if decision.verb is Verb.KEEP:
+        return _keep(record, decision)
+    if decision.verb is Verb.REVERT:
+        return _revert(record, decision, refused)
+    return _refuse(record, decision)
+
+
+def _cancel(pending: Deployment | None, code: str, text: str) -> Action | None:
+    if pending is None or pending.phase not in BEFORE_SWAP:
+        return None
+    return Action(ActionKind.CANCEL, code, text)
+
+
+def _install(record: ModelRecord, decision: Decision, refused: Refused) -> Action | None:
+    directive = decision.directive
+    assert directive is not None
+    pending, active = record.deployment, record.slots.active
+    if pending is not None:
+        if (pending.rollout_id, pending.manifest_sha256) == (directive.id, directive.sha256):
+            return None
+        return _cancel(pending, "superseded", f"rollout {directive.id} wants {directive.bundle}")
+    if (directive.id, directive.sha256) in refused:
+        return None
+    if active is not None and active.manifest_sha256 == directive.sha256:
+        return _adopt(record, active, decision)
+    return Action(ActionKind.START, start=_seed(record, directive))
+
+
+def _keep(record: ModelRecord, decision: Decision) -> Action | None:
+    directive = decision.directive
+    assert directive is not None
+    pending, active = record.deployment, record.slots.active
+    if pending is not None:
+        if pending.manifest_sha256 == directive.sha256 and not directive.halt:
+            return None
+        code = decision.reason.value if directive.halt else "superseded"
+        return _cancel(pending, code, decision.text)
+    if active is not None and active.manifest_sha256 == directive.sha256:
+        return _adopt(record, active, decision)
+    return None
+
+
+def _adopt(record: ModelRecord, active: Installed, decision: Decision) -> Action | None:
+    directive = decision.directive
+    assert directive is not None
+    if active.rollout_id == directive.id or directive.halt or directive.kind != "deploy":
+        return None
+    code = "already_active"
+    text = f"{directive.bundle} was already active, brought by rollout {active.rollout_id}"
+    seed = replace(_seed(record, directive), version=active.version, reason_code=code, reason=text)
+    return Action(ActionKind.ADOPT, code, text, seed)
+
+
+def _revert(record: ModelRecord, decision: Decision, refused: Refused) -> Action | None:
+    directive, release = decision.directive, decision.release
+    assert directive is not None
+    pending, slots = record.deployment, record.slots
+    bad, code, text = directive.sha256, decision.reason.value, decision.text
+    if pending is not None:
+        if pending.replaces == bad:
+            return None  # on the way already
+        if pending.manifest_sha256 == bad and pending.phase not in BEFORE_SWAP:
+            return Action(ActionKind.WITHDRAW, code, text)
+        return _cancel(pending, code, text)
+    active = slots.active
+    if active is None or active.manifest_sha256 != bad:
+        return None
+    previous = slots.previous
+    if release is not None and release.sha256 == bad:
+        release = None  # a bundle cannot replace itself
+    here = (
+        previous is not None and release is not None and previous.manifest_sha256 == release.sha256
+    )
+    tried = release is not None and (directive.id, release.sha256) in refused
+    if release is not None and not here and not tried:
+        seed = replace(
+            _seed(record, directive),
+            bundle=release.path,
+            manifest_sha256=release.sha256,
+            length=release.length,
+            replaces=bad,
+            reason_code=code,
+            reason=text,
+        )
+        return Action(ActionKind.START, code, text, seed)
+    if tried and previous is None:
+        return None  # the only replacement was refused here: the active bundle goes on serving
+    seed = leaving(record.model, active, previous, rollout_id=directive.id)
+    seed = replace(seed, reason_code=code, reason=text)
+    return Action(ActionKind.ROLL_BACK, code, text, seed)
+
+
+def _refuse(record: ModelRecord, decision: Decision) -> Action | None:
+    directive = decision.directive
+    assert directive is not None
+    cancel = _cancel(record.deployment, decision.reason.value, decision.text)
+    if cancel is not None or record.deployment is not None:
+        return cancel
+    code, text = decision.reason.value, decision.text
+    seed = replace(_seed(record, directive), reason_code=code, reason=text)
+    return Action(ActionKind.REPORT_REFUSED, code, text, seed)
+
+
+def _seed(record: ModelRecord, directive: Directive) -> Deployment:
+    """A deployment to the directive's bundle, before it has a name."""
+    active = record.slots.active
+    return Deployment(
+        id="",
+        rollout_id=directive.id,
+        model=record.model,
+        bundle=directive.bundle,
+        manifest_sha256=directive.sha256,
+        length=directive.length,
+        started_s=0.0,
+        previous_sha256=active.manifest_sha256 if active is not None else None,
+    )
+
+
+def leaving(
+    model: str, active: Installed, target: Installed | None, *, rollout_id: str
+) -> Deployment:
+    """A deployment that leaves the active bundle for ``target`` (None: the model is not served)."""
+    return Deployment(
+        id="",
+        rollout_id=rollout_id,
+        model=model,
+        bundle=active.bundle,
+        manifest_sha256=active.manifest_sha256,
+        length=0,
+        started_s=0.0,
+        previous_sha256=target.manifest_sha256 if target is not None else None,
+        version=active.version,
+        served=True,
+    )
+
+
+def after_event(deployment: Deployment, event: Event) -> Deployment:
+    """The deployment after ``event``: its phase, and ``attempt`` counted.
+
+    Fetch and verify share one count, so that damaged bytes cannot go round for ever.
+    """
+    phase = next_phase(deployment.phase, event)
+    if event is Event.DAMAGED:
+        return replace(deployment, phase=phase, attempt=deployment.attempt + 1)
+    if event in (Event.FETCHED, Event.RESTARTED):
+        return replace(deployment, phase=phase)
+    if event is Event.SWAPPED:
+        return replace(deployment, phase=phase, attempt=1, served=True)
+    return replace(deployment, phase=phase, attempt=1)
+
+
+def on_restart(deployment: Deployment, limits: UpdateLimits) -> tuple[Event, Deployment]:
+    """What happens to a deployment found in the journal, with its counter raised.
+
+    The event is not applied yet. When it is not RESTARTED the reason is filled in.
+    """
+    rule = ON_RESTART[deployment.phase]
+    if rule.counter is Counter.ATTEMPT:
+        deployment = replace(deployment, attempt=deployment.attempt + 1)
+        count, limit = deployment.attempt, attempts_allowed(deployment.phase, limits)
+    elif rule.counter is Counter.BOOTS:
+        deployment = replace(deployment, boots=deployment.boots + 1)
+        count, limit = deployment.boots, limits.max_boots
+    else:
+        return Event.RESTARTED, deployment
+    if count <= limit:
+        return Event.RESTARTED, deployment
+    assert rule.over is not None
+    text = (
+        f"the agent restarted in phase {deployment.phase.value} of {deployment.bundle} more often "
+        f"than the {limit} times allowed; look for a crash or power cuts in the device's log"
+    )
+    return rule.over, replace(deployment, reason_code=rule.reason_code, reason=text)
+
+
+def attempts_allowed(phase: Phase, limits: UpdateLimits) -> int:
+    """How often the work of a phase before the swap may run."""
+    return limits.max_trial_attempts if phase is Phase.TRY else limits.max_fetch_attempts
+
+
+def slots_after_commit(slots: Slots, deployment: Deployment) -> Slots:
+    """The new bundle active; the old one previous, unless the fleet rolled it back."""
+    previous = slots.active if deployment.replaces is None else None
+    if previous is not None and previous.manifest_sha256 == deployment.manifest_sha256:
+        previous = slots.previous
+    return Slots(deployment.installed, previous)
+
+
+def slots_after_revert(slots: Slots, deployment: Deployment, target: str | None) -> Slots:
+    """``target`` is what is served now (None: nothing). The bundle that was left is in no slot any more."""
+    if slots.active is None or slots.active.manifest_sha256 != deployment.manifest_sha256:
+        return slots  # a candidate was given up: the slots never changed
+    previous = slots.previous
+    if previous is not None and previous.manifest_sha256 == target:
+        return Slots(previous, None)
+    return Slots(None, None)
+
+
+def kept_slots(records: Sequence[ModelRecord] | Mapping[str, ModelRecord]) -> frozenset[str]:
+    """Digests of the slots that must stay on disk."""
+    kept: set[str] = set()
+    for record in records.values() if isinstance(records, Mapping) else records:
+        kept |= record.slots.digests
+        if record.deployment is not None:
+            kept.add(record.deployment.manifest_sha256)
+            if record.deployment.previous_sha256 is not None:
+                kept.add(record.deployment.previous_sha256)
+    return frozenset(kept)

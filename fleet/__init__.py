@@ -1,0 +1,1 @@
+"""What runs in the backend, and the command line of operators."""

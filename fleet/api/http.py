@@ -1,0 +1,80 @@
+"""The API for people and their tools: HTTP, JSON, under ``/v1``; described at ``/docs``."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from sqlalchemy import func, select
+
+from fleet.api import bundles, devices, problems, rollouts
+from fleet.api.guard import Guard
+from fleet.api.models import Problem, Status
+from fleet.api.services import Services
+from fleet.monitor.ingest import IngestCounters
+from fleet.registry.devices import count_devices
+from fleet.store.bundles import count_bundles
+from fleet.store.tables import rollouts as rollouts_table
+
+__all__ = ["create_app", "product_version"]
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these parts."""
+    app = FastAPI(
+        title="Muster fleet manager",
+        version=product_version(),
+        responses={code: {"model": Problem} for code in (400, 404, 409, 422, 500)},
+    )
+    app.state.services = services
+    app.state.store = services.store
+    app.state.executor = services.executor
+    app.add_middleware(Guard)
+    problems.install(app)
+    app.include_router(devices.router)
+    app.include_router(bundles.router)
+    app.include_router(rollouts.router)
+    app.add_api_route("/v1/status", _status, methods=["GET"], response_model=Status)
+    return app
+
+
+def product_version() -> str:
+    try:
+        return version("muster-edge")
+    except PackageNotFoundError:
+        return "unknown"  # run from a source folder that is not installed
+
+
+def _status(request: Request) -> Status:
+    """The fleet at a glance."""
+    services: Services = request.app.state.services
+    with services.store.read() as connection:
+        total, online = count_devices(connection)
+        by_state = select(rollouts_table.c.state, func.count()).group_by(rollouts_table.c.state)
+        states = {row[0]: row[1] for row in connection.execute(by_state)}
+        published = count_bundles(connection)
+    return Status(
+        fleet=services.fleet,
+        version=product_version(),
+        started_s=services.started_s,
+        now_s=services.now_s(),
+        devices=total,
+        online=online,
+        bundles=published,
+        rollouts=states,
+        pack_version=services.repository.version,
+        pack_bytes=len(services.feed.pack),
+        broker=dict(services.broker()),
+        ingest=_counted(services.ingest.counters),
+    )
+
+
+def _counted(counters: IngestCounters) -> dict[str, Any]:
+    return {
+        "windows": counters.windows,
+        "events": counters.events,
+        "inventories": counters.inventories,
+        "repeated": counters.repeated,
+        "commits": counters.commits,
+        "failed_commits": counters.failed_commits,
+        "refused": dict(counters.refused),
+    }

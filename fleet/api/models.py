@@ -1,0 +1,125 @@
+"""Bodies of the HTTP API that come in, and the ones whose form others rely on."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+__all__ = [
+    "BundleRequest",
+    "BundleView",
+    "Bundles",
+    "DeviceDetail",
+    "DeviceView",
+    "Devices",
+    "MissingPieces",
+    "ModelView",
+    "PieceDigests",
+    "Problem",
+    "PublishedBundle",
+    "Status",
+]
+
+MAX_DIGESTS: Final = 20_000
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Body(BaseModel):
+    """A request: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PieceDigests(_Body):
+    digests: list[Digest] = Field(max_length=MAX_DIGESTS)
+
+
+class BundleRequest(_Body):
+    manifest: str = Field(description="manifest.json, base64", max_length=1024 * 1024)
+    release: str = Field(
+        description="the newly signed release metadata, base64", max_length=1024 * 1024
+    )
+
+
+class Problem(BaseModel):
+    error: str
+    message: str
+
+
+class MissingPieces(BaseModel):
+    missing: list[str]
+
+
+class ModelView(BaseModel):
+    model: str
+    version: str
+    manifest_sha256: str
+    rollout_id: str
+    updated_s: float
+
+
+class DeviceView(BaseModel):
+    id: str
+    device_class: str
+    hardware: str
+    labels: dict[str, str]
+    agent_version: str
+    onnxruntime_version: str
+    memory_bytes: int
+    disk_free_bytes: int
+    cpu_count: int
+    operating_system: str
+    boot_id: str
+    online: bool
+    first_seen_s: float
+    last_seen_s: float
+    models: list[ModelView] = []
+
+
+class Devices(BaseModel):
+    devices: list[DeviceView]
+    next: str = Field("", description="pass as `after` for the next page; empty on the last")
+
+
+class DeviceDetail(DeviceView):
+    deployments: list[dict[str, Any]]
+    windows: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+class BundleView(BaseModel):
+    path: str
+    model: str
+    version: str
+    device_class: str
+    manifest_sha256: str
+    manifest_bytes: int
+    size_bytes: int
+    release: int
+    published_s: float
+
+
+class Bundles(BaseModel):
+    bundles: list[BundleView]
+
+
+class PublishedBundle(BaseModel):
+    path: str
+    manifest_sha256: str
+    release: int
+    release_version: int
+    changed: bool = Field(description="false: it was published before")
+
+
+class Status(BaseModel):
+    fleet: str
+    version: str
+    started_s: float
+    now_s: float
+    devices: int
+    online: int
+    bundles: int
+    rollouts: dict[str, int] = Field(description="rollouts by state")
+    pack_version: int
+    pack_bytes: int
+    broker: dict[str, Any]
+    ingest: dict[str, Any]

@@ -1,0 +1,103 @@
+"""Publishing a bundle: from a manifest, a newly signed release role and pieces that are here, to
+every device's metadata.
+
+Rules kept here: nothing is signed into the world that a device could not fetch whole; publishing
+the same bundle again changes nothing, wherever the first attempt was interrupted; the server checks
+the release role and never signs it.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from agent.bundle import Manifest, manifest_sha256, parse_manifest
+from agent.bundle.errors import ManifestError
+from agent.trust import BundleRelease, bundle_path
+from fleet.api.services import Services
+from fleet.errors import ConflictError, RefusedError
+from fleet.repository.release import parse_release_role, read_entries
+from fleet.store.bundles import add_bundle, bundle_paths
+
+__all__ = ["Published", "publish_bundle", "restore_bundle_rows"]
+
+_LOG = logging.getLogger(__name__)
+_MISSING_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """``changed``: metadata was signed, so the pack has to go out."""
+
+    release: BundleRelease
+    release_version: int
+    changed: bool
+
+
+def publish_bundle(services: Services, raw_manifest: bytes, release_role: bytes) -> Published:
+    """Check everything, take the release role over, note the bundle. Blocking.
+
+    Raises:
+        BundleError: the manifest breaks a rule of the format.
+        RefusedError: pieces are missing, or the release role is not acceptable.
+        ConflictError: the path is published with another content, or somebody published in between.
+    """
+    manifest = parse_manifest(raw_manifest)
+    digest = manifest_sha256(raw_manifest)
+    path = bundle_path(manifest.device_class, manifest.model, manifest.version)
+    _require_pieces(services, manifest, path)
+    signed = services.repository.releases().get(path)
+    if signed is not None and signed.sha256 != digest:
+        raise ConflictError(
+            f"{path} is published already with another content: give the bundle a new version"
+        )
+    services.artifacts.put_manifest(raw_manifest)
+    changed = signed is None
+    if signed is None:
+        signed = _announced(release_role, path, digest, len(raw_manifest))
+        services.repository.publish(release_role, services.now_s())
+    with services.store.begin() as connection:
+        add_bundle(connection, signed, manifest, services.now_s())
+    _, version = services.repository.release_metadata()
+    return Published(signed, version, changed)
+
+
+def restore_bundle_rows(services: Services) -> int:
+    """Note every released bundle that the table does not know (a crash after signing); how many."""
+    with services.store.read() as connection:
+        known = bundle_paths(connection)
+    restored = 0
+    for path, release in services.repository.releases().items():
+        raw = None if path in known else services.artifacts.manifest(release.sha256)
+        if raw is None:
+            continue
+        try:
+            manifest = parse_manifest(raw)
+        except ManifestError as error:
+            _LOG.error("the manifest of %s in the artifacts is not readable: %s", path, error)
+            continue
+        with services.store.begin() as connection:
+            restored += add_bundle(connection, release, manifest, services.now_s())
+    return restored
+
+
+def _require_pieces(services: Services, manifest: Manifest, path: str) -> None:
+    pieces = [piece.sha256 for piece in manifest.pieces()]
+    missing = services.artifacts.missing(pieces)
+    if missing:
+        shown = ", ".join(digest[:12] for digest in missing[:_MISSING_SHOWN])
+        raise RefusedError(
+            f"{path} cannot be published: {len(missing)} of its {len(pieces)} pieces are not here "
+            f"({shown}, ...). Upload them first; `fleet bundle publish` does"
+        )
+
+
+def _announced(release_role: bytes, path: str, digest: str, length: int) -> BundleRelease:
+    entries = read_entries(parse_release_role(release_role).signed)
+    release = entries.get(path)
+    if release is None:
+        raise RefusedError(f"the signed release metadata does not name {path}")
+    if release.sha256 != digest or release.length != length:
+        raise RefusedError(
+            f"the signed release metadata names another manifest for {path}: it has "
+            f"{release.sha256[:12]}, this is {digest[:12]}"
+        )
+    return release

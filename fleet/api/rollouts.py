@@ -1,0 +1,124 @@
+"""Rollouts over HTTP, under /v1/rollouts.
+
+The executor that changes them is found at ``app.state.executor``; put there by ``fleet/daemon.py``.
+"""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleet.errors import RequestError
+from fleet.rollout.executor import Executor
+from fleet.rollout.operations import OPERATOR_EVENTS
+from fleet.rollout.report import describe
+from fleet.rollout.spec import parse_spec
+from fleet.rollout.states import Event, State
+
+__all__ = ["router"]
+
+MAX_REASON_CHARS: Final = 500
+MAX_ENTRIES: Final = 1000
+MAX_DEPLOYMENTS: Final = 10_000
+
+# Its own rules check it, and name what is wrong.
+Spec = Annotated[dict[str, Any], Body(description="a rollout: the keys of rollout.toml")]
+
+router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
+
+
+class Said(BaseModel):
+    """Why an operator does something."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: str = Field(default="", max_length=MAX_REASON_CHARS)
+
+
+def _executor(request: Request) -> Executor:
+    executor: Executor = request.app.state.executor
+    return executor
+
+
+@router.post("/plan")
+async def plan(request: Request, spec: Spec) -> dict[str, Any]:
+    """Who would be in which stage, and what stands in the way. Changes nothing."""
+    return (await _executor(request).plan(parse_spec(spec))).to_json()
+
+
+@router.post("", status_code=201)
+async def start(request: Request, spec: Spec, force: bool = False) -> dict[str, Any]:
+    """Start a rollout. A plan with problems is refused unless ``force`` is set."""
+    started = await _executor(request).start(parse_spec(spec), force=force)
+    return started.to_json()
+
+
+@router.get("")
+async def rollouts(
+    request: Request,
+    model: Annotated[str, Query(max_length=64)] = "",
+    state: Annotated[str, Query(max_length=32)] = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100,
+) -> dict[str, Any]:
+    """Rollouts, newest first."""
+    if state and state not in set(State):
+        raise RequestError(f"state {state!r} is not known: use one of {', '.join(State)}")
+    found = [
+        rollout.to_json()
+        for rollout in await _executor(request).rollouts()
+        if model in ("", rollout.model) and state in ("", rollout.state)
+    ]
+    return {"rollouts": found[:limit]}
+
+
+@router.get("/{rollout_id}")
+async def rollout(request: Request, rollout_id: str) -> dict[str, Any]:
+    """One rollout: its stages, both arms, why it holds, and its last decisions.
+
+    ``latest`` as an id is the newest rollout.
+    """
+    executor = _executor(request)
+    snapshot, action, entries = await executor.observe(rollout_id)
+    return describe(snapshot, action, entries)
+
+
+@router.get("/{rollout_id}/decisions")
+async def decisions(
+    request: Request,
+    rollout_id: str,
+    limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100,
+    before: Annotated[int, Query(ge=0)] = 0,
+) -> dict[str, Any]:
+    """The audit trail, newest first; ``before`` is the id of an entry to page on from."""
+    entries = await _executor(request).trail(rollout_id, limit=limit, before=before)
+    return {"decisions": [entry.to_json() for entry in entries]}
+
+
+@router.get("/{rollout_id}/deployments")
+async def deployments(
+    request: Request,
+    rollout_id: str,
+    limit: Annotated[int, Query(ge=1, le=MAX_DEPLOYMENTS)] = MAX_DEPLOYMENTS,
+    after: Annotated[str, Query(max_length=40)] = "",
+) -> dict[str, Any]:
+    """The newest known step of every device in this rollout, by device id.
+
+    ``next`` is what to pass as ``after`` for the next page; empty on the last.
+    """
+    rows = await _executor(request).deployments(rollout_id, after=after, limit=limit + 1)
+    more = len(rows) > limit
+    return {"deployments": rows[:limit], "next": rows[limit - 1]["device_id"] if more else ""}
+
+
+@router.post("/{rollout_id}/{event}")
+async def change(
+    request: Request, rollout_id: str, event: str, said: Said | None = None
+) -> dict[str, Any]:
+    """pause, resume, abort or rollback."""
+    if event not in OPERATOR_EVENTS:
+        raise RequestError(
+            f"{event!r} is nothing an operator can do to a rollout: use one of "
+            f"{', '.join(OPERATOR_EVENTS)}"
+        )
+    reason = said.reason if said is not None else ""
+    changed = await _executor(request).change(rollout_id, Event(event), reason=reason)
+    return changed.to_json()

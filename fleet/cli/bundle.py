@@ -1,0 +1,327 @@
+"""``fleet bundle``: build a bundle from a project, look at it, try it, publish it."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from agent.bundle import Manifest, TensorSpec, manifest_sha256
+from agent.bundle.folder import read_bundle, verify_folder
+from agent.runtime import run_trial_blocking
+from agent.runtime.verdict import clean_text
+from fleet.artifacts.publish import PieceProgress, PublishRequest, publish_folder
+from fleet.cli.client import FleetClient, ServerOption
+from fleet.cli.output import (
+    JsonOption,
+    console,
+    errors,
+    print_json,
+    print_table,
+    progress_console,
+)
+from fleet.errors import ConfigError, RefusedError
+from fleet.home import home_of
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Build, inspect, verify, publish and list bundles.")
+
+_Folder = typer.Argument(metavar="DIR", help="A bundle: the folder that `fleet bundle build` made.")
+
+
+@app.command()
+def build(
+    project: Path = typer.Argument(metavar="PROJECT", help="The folder that holds muster.toml."),
+    out: Path | None = typer.Option(
+        None, "--out", metavar="DIR", help="Folder to make; by default ./bundles/MODEL-VERSION."
+    ),
+    record_golden: bool = typer.Option(
+        False,
+        "--record-golden",
+        help="Golden cases without outputs expect from now on what the pipeline answers now.",
+    ),
+    as_json: bool = JsonOption,
+) -> None:
+    """Check a project, pack it into a bundle and try it as a device would."""
+    with errors(as_json):
+        from fleet.artifacts.build import build_bundle
+        from fleet.artifacts.project import read_project
+
+        if out is None:
+            read = read_project(project)
+            out = Path("bundles") / f"{read.model}-{read.version}"
+        with _status("checking, packing and trying", as_json):
+            result = build_bundle(project, out, now_s=_now_s(), record_golden=record_golden)
+        if as_json:
+            print_json(
+                {
+                    "path": str(result.path),
+                    "bundle": result.manifest.path,
+                    "manifest_sha256": result.manifest_sha256,
+                    "size_bytes": result.manifest.size_bytes,
+                    "pieces": len(result.manifest.pieces()),
+                    "golden_cases": len(result.manifest.golden),
+                    "warnings": list(result.warnings),
+                    "measures": dict(result.measures),
+                }
+            )
+            return
+        for warning in result.warnings:
+            progress_console.print(
+                f"warning: {warning}", style="yellow", markup=False, highlight=False
+            )
+        console.print(
+            f"Built {result.manifest.path} in {result.path}: {_size(result.manifest.size_bytes)}, "
+            f"{len(result.manifest.pieces())} pieces, {len(result.manifest.golden)} golden cases passed",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(_measured(result.measures), highlight=False, soft_wrap=True)
+        console.print(f"sha256 {result.manifest_sha256}", highlight=False, soft_wrap=True)
+        console.print(f"Next: fleet bundle publish {result.path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
+    """Show what a bundle holds and demands, without running it."""
+    with errors(as_json):
+        manifest, raw = read_bundle(folder)
+        if as_json:
+            body = asdict(manifest)
+            body.update(path=manifest.path, manifest_sha256=manifest_sha256(raw))
+            body["size_bytes"] = manifest.size_bytes
+            print_json(body)
+            return
+        console.print(f"[bold]{manifest.path}[/bold]", highlight=False, soft_wrap=True)
+        console.print(f"sha256 {manifest_sha256(raw)}", highlight=False, soft_wrap=True)
+        _show(manifest)
+
+
+@app.command()
+def verify(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
+    """Hash every file of a bundle, then try it as a device would, golden cases included."""
+    with errors(as_json):
+        manifest = verify_folder(folder)
+        with _status("trying", as_json):
+            report = run_trial_blocking(folder)
+        if not report.ok:
+            raise RefusedError(
+                f"{manifest.path} did not pass the trial that devices run "
+                f"({report.reason_code}): {report.reason}"
+            )
+        if as_json:
+            print_json({"bundle": manifest.path, "ok": True, "measures": dict(report.measures)})
+            return
+        console.print(
+            f"{manifest.path}: {len(manifest.files)} files have their digests, "
+            f"{len(manifest.golden)} golden cases passed",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(_measured(report.measures), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def publish(
+    folder: Path = _Folder,
+    server: str = ServerOption,
+    key: Path | None = typer.Option(
+        None, "--key", help="The release key; by default keys/release.pem of the fleet folder."
+    ),
+    release: int = typer.Option(
+        0, "--release", min=0, help="Refuse unless the bundle becomes this release of its model."
+    ),
+    min_release: int = typer.Option(
+        0,
+        "--min-release",
+        min=0,
+        help="From now on devices install no release of the model below this one.",
+    ),
+    as_json: bool = JsonOption,
+) -> None:
+    """Upload what the fleet manager lacks, sign the bundle's release and hand it in."""
+    with errors(as_json):
+        path = key or home_of(None) / "keys" / "release.pem"
+        if not path.is_file():
+            raise ConfigError(
+                f"there is no release key at {path}: say where it is with --key, or set MUSTER_HOME "
+                f"to the fleet folder"
+            )
+        request = PublishRequest(folder, path, time.time(), release, min_release)
+        with FleetClient(server) as client, _upload_bar(as_json) as progress:
+            done = publish_folder(client, request, progress)
+        if as_json:
+            print_json(asdict(done))
+            return
+        said = "Published" if done.changed else "Was published before:"
+        console.print(
+            f"{said} {done.path} as release {done.release}; sent {done.sent_pieces} pieces, "
+            f"{_size(done.sent_bytes)} of {_size(done.size_bytes)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(f"Next: fleet rollout start {done.path}", highlight=False, soft_wrap=True)
+
+
+@app.command(name="list")
+def list_bundles(server: str = ServerOption, as_json: bool = JsonOption) -> None:
+    """List the published bundles, the newest first."""
+    with errors(as_json), FleetClient(server) as client:
+        bundles: list[dict[str, Any]] = client.get_json("/v1/bundles")["bundles"]
+        if as_json:
+            print_json({"bundles": bundles})
+            return
+        print_table(
+            "Bundles",
+            ("bundle", "release", "size", "published", "sha256"),
+            [
+                (
+                    row["path"],
+                    row["release"],
+                    _size(row["size_bytes"]),
+                    _when(row["published_s"]),
+                    row["manifest_sha256"][:12],
+                )
+                for row in bundles
+            ],
+            empty="none published yet; `fleet bundle publish` publishes one",
+        )
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def _show(manifest: Manifest) -> None:
+    _table(
+        f"Files, {_size(manifest.size_bytes)}",
+        ("file", "size", "pieces", "sha256"),
+        [(f.name, _size(f.size), len(f.pieces), f.sha256[:12]) for f in manifest.files],
+    )
+    _table(
+        "Stages",
+        ("stage", "file", "takes", "makes"),
+        [
+            (
+                stage.name,
+                stage.file,
+                ", ".join(_pair(tensor, onnx) for tensor, onnx in stage.inputs),
+                ", ".join(_pair(onnx, tensor) for onnx, tensor in stage.outputs),
+            )
+            for stage in manifest.stages
+        ],
+    )
+    _table(
+        "Contract",
+        ("", "tensor", "type", "shape", "range", "labels"),
+        [_spec_row("input", spec) for spec in manifest.inputs]
+        + [_spec_row("output", spec) for spec in manifest.outputs],
+    )
+    _table(
+        "Golden cases",
+        ("case", "inputs", "outputs"),
+        [
+            (
+                case.name,
+                ", ".join(f"{name}{list(tensor.shape)}" for name, tensor in case.inputs),
+                ", ".join(f"{out.name} ±({out.atol:g} + {out.rtol:g}·|x|)" for out in case.outputs),
+            )
+            for case in manifest.golden
+        ],
+    )
+    _table("Objectives", ("objective", "value"), list(asdict(manifest.objectives).items()))
+    requires = {
+        key: ", ".join(value) if isinstance(value, tuple) else value
+        for key, value in asdict(manifest.requirements).items()
+    }
+    _table("Requirements", ("of", "value"), [(k, v or "any") for k, v in requires.items()])
+    if manifest.parameters:
+        _table("Parameters", ("parameter", "value"), list(manifest.parameters.items()))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table of what a bundle says of itself: shown as it is, never taken for markup."""
+    print_table(title, columns, [[escape(str(cell)) for cell in row] for row in rows])
+
+
+def _pair(source: str, target: str) -> str:
+    return source if source == target else f"{source} → {target}"
+
+
+def _spec_row(kind: str, spec: TensorSpec) -> tuple[object, ...]:
+    low = "" if spec.minimum is None else f"{spec.minimum:g}"
+    high = "" if spec.maximum is None else f"{spec.maximum:g}"
+    return (
+        kind,
+        spec.name,
+        spec.dtype,
+        " × ".join("any" if size == -1 else str(size) for size in spec.shape) or "scalar",
+        f"{low} … {high}" if low or high else "",
+        _labels(spec.labels),
+    )
+
+
+def _labels(labels: Sequence[str]) -> str:
+    if not labels:
+        return ""
+    return f"{len(labels)}: {clean_text(', '.join(labels[:3]), 60)}{'…' if len(labels) > 3 else ''}"
+
+
+def _measured(measures: Any) -> str:
+    return (
+        f"Measured here: load {measures.get('load_ms', 0):.0f} ms, "
+        f"latency {measures.get('latency_ms', 0):.3g} ms, "
+        f"peak memory {_size(measures.get('peak_rss_bytes', 0))}"
+    )
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} GiB"
+
+
+def _when(at_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def _now_s() -> int:
+    """Now, or $SOURCE_DATE_EPOCH, with which a build can be repeated bit for bit."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return int(time.time())
+    if not text.isdecimal() or len(text) > 15:
+        raise ConfigError(f"$SOURCE_DATE_EPOCH = {text!r} must be whole seconds since 1970")
+    return int(text)
+
+
+@contextmanager
+def _status(doing: str, as_json: bool) -> Iterator[None]:
+    """A sign of life on a terminal."""
+    if as_json or not progress_console.is_terminal:
+        yield
+        return
+    with progress_console.status(doing):
+        yield
+
+
+@contextmanager
+def _upload_bar(as_json: bool) -> Iterator[PieceProgress]:
+    """Progress of an upload, on a terminal only."""
+    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    shown = progress_console.is_terminal and not as_json
+    with Progress(*columns, console=progress_console, transient=True, disable=not shown) as bar:
+        task = bar.add_task("upload", total=None)
+
+        def update(sent: int, total: int) -> None:
+            bar.update(task, completed=sent, total=total)
+
+        yield update

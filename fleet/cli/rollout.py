@@ -1,0 +1,312 @@
+"""``fleet rollout``: plan, start, watch and end rollouts.
+
+Rules kept here: what is asked for is one spec, from a rollout.toml, from flags, or from both with
+the flags winning; the server checks it. ``watch`` ends with 0 promoted, 3 rolled back, 1 aborted,
+4 still under way when the time is up.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from fleet.cli import rollout_view as view
+from fleet.cli.client import FleetClient, ServerOption
+from fleet.cli.output import (
+    ExitCode,
+    JsonOption,
+    console,
+    errors,
+    print_json,
+    print_table,
+    progress_console,
+)
+from fleet.cli.spec_input import asked_spec
+from fleet.errors import RequestError, ServerError
+from fleet.rollout.spec import parse_duration
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Send a bundle to the fleet in stages; go on, hold or roll back by what the devices report.",
+)
+
+_ENDS: Final = {
+    "promoted": ExitCode.DONE,
+    "rolled_back": ExitCode.REFUSED,
+    "aborted": ExitCode.FAILED,
+}
+SERVER_GONE_S: Final = 60.0  # a fleet manager that restarts does not end a watch
+
+BundleArgument = Annotated[
+    str, typer.Argument(help="Path of the bundle, as `fleet bundle list` shows it.")
+]
+FileOption = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", help="A rollout.toml; flags override what it says."),
+]
+StageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage",
+        metavar="PERCENT:BAKE",
+        help="A stage, for example 10%:15m; once for each stage, up to 100%.",
+    ),
+]
+SelectOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--select", metavar="LABEL=VALUE", help="A label a device must have; may be repeated."
+    ),
+]
+GuardOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guard",
+        metavar="NAME=VALUE",
+        help="A limit, for example max_error_rate=0.02 or max_over_latency_rate=off; may be repeated.",
+    ),
+]
+DeadlineOption = Annotated[
+    str, typer.Option("--install-deadline", help="Time a device has to install, like 1h.")
+]
+RolloutArgument = Annotated[
+    str, typer.Argument(help="Id of the rollout, like r7.", show_default="the newest")
+]
+RequiredRollout = Annotated[
+    str, typer.Argument(help="Id of the rollout, like r7; `latest` is the newest.")
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the audit trail.")]
+TimeoutOption = Annotated[
+    str,
+    typer.Option("--timeout", help="Stop watching after this time, like 30m (exit code 4)."),
+]
+EveryOption = Annotated[float, typer.Option("--every", min=0.05, help="Seconds between looks.")]
+
+
+@app.command()
+def plan(  # noqa: PLR0913, PLR0917 -- each parameter is an option
+    bundle: BundleArgument = "",
+    file: FileOption = None,
+    stage: StageOption = None,
+    select: SelectOption = None,
+    guard: GuardOption = None,
+    install_deadline: DeadlineOption = "",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show who would be in which stage, and what stands in the way. Changes nothing.
+
+    Exits 3 when the rollout would be refused.
+    """
+    with errors(as_json), FleetClient(server) as client:
+        spec = asked_spec(bundle, file, (stage, select, guard), install_deadline)
+        planned = client.post_json("/v1/rollouts/plan", spec)
+    if as_json:
+        print_json(planned)
+    else:
+        view.print_plan(planned)
+    if planned["problems"]:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+@app.command()
+def start(  # noqa: PLR0913, PLR0917 -- each parameter is an option
+    bundle: BundleArgument = "",
+    file: FileOption = None,
+    stage: StageOption = None,
+    select: SelectOption = None,
+    guard: GuardOption = None,
+    install_deadline: DeadlineOption = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Start although the plan shows a problem.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Watch it to its end, as `fleet rollout watch` does.")
+    ] = False,
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Start a rollout."""
+    with errors(as_json), FleetClient(server) as client:
+        spec = asked_spec(bundle, file, (stage, select, guard), install_deadline)
+        started = client.post_json(f"/v1/rollouts?force={'true' if force else 'false'}", spec)
+        if not as_json:
+            console.print(
+                f"{started['id']}: {started['bundle']} {started['reason']}", highlight=False
+            )
+        if follow:
+            _watch(client, started["id"], 0.0, 1.0, as_json)
+    if as_json:
+        print_json(started)
+
+
+@app.command("list")
+def list_rollouts(
+    model: Annotated[str, typer.Option("--model", help="Only rollouts of this model.")] = "",
+    state: Annotated[str, typer.Option("--state", help="Only rollouts in this state.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 50,
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """List rollouts, newest first."""
+    with errors(as_json), FleetClient(server) as client:
+        asked: dict[str, str | int] = {"model": model, "state": state, "limit": limit}
+        found = client.get_json("/v1/rollouts", asked)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "Rollouts",
+        ("id", "bundle", "state", "stage", "started", "reason"),
+        [view.list_row(rollout) for rollout in found["rollouts"]],
+        empty="none; start one with `fleet rollout start BUNDLE`",
+    )
+
+
+@app.command()
+def status(
+    rollout: RolloutArgument = "latest",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show one rollout: its stages, its canary and control devices, and why it holds."""
+    with errors(as_json), FleetClient(server) as client:
+        found = client.get_json(f"/v1/rollouts/{rollout}")
+    if as_json:
+        print_json(found)
+    else:
+        console.print(view.status_view(found))
+
+
+@app.command()
+def watch(
+    rollout: RolloutArgument = "latest",
+    timeout: TimeoutOption = "",
+    every: EveryOption = 1.0,
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Follow a rollout to its end.
+
+    Exits 0 promoted, 3 rolled back, 1 aborted, 4 still under way when the time is up.
+    """
+    with errors(as_json), FleetClient(server) as client:
+        timeout_s = parse_duration(timeout, "--timeout") if timeout else 0.0
+        _watch(client, rollout, timeout_s, every, as_json)
+
+
+@app.command()
+def audit(
+    rollout: RolloutArgument = "latest",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 100,
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show every decision about a rollout with its reason, oldest first."""
+    with errors(as_json), FleetClient(server) as client:
+        found = client.get_json(f"/v1/rollouts/{rollout}/decisions", {"limit": limit})
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "Decisions",
+        ("when", "who", "what", "stage", "verdict", "reason"),
+        [view.entry_row(entry) for entry in reversed(found["decisions"])],
+    )
+
+
+@app.command()
+def pause(
+    rollout: RequiredRollout,
+    reason: ReasonOption = "",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Stop further devices from installing; nothing is decided until `resume`."""
+    _change(rollout, "pause", reason, server, as_json)
+
+
+@app.command()
+def resume(
+    rollout: RequiredRollout,
+    reason: ReasonOption = "",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Go on with a paused rollout; its stage bakes from the beginning."""
+    _change(rollout, "resume", reason, server, as_json)
+
+
+@app.command()
+def abort(
+    rollout: RequiredRollout,
+    reason: ReasonOption = "",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """End a rollout; devices that have the bundle keep it. To take it back use `rollback`."""
+    _change(rollout, "abort", reason, server, as_json)
+
+
+@app.command()
+def rollback(
+    rollout: RequiredRollout,
+    reason: ReasonOption = "",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Take a bundle back: every device that has it returns to what it served before."""
+    _change(rollout, "rollback", reason, server, as_json)
+
+
+def _change(rollout: str, event: str, reason: str, server: str, as_json: bool) -> None:
+    with errors(as_json), FleetClient(server) as client:
+        changed = client.post_json(f"/v1/rollouts/{rollout}/{event}", {"reason": reason})
+    if as_json:
+        print_json(changed)
+    else:
+        console.print(f"{changed['id']}: {changed['reason']}", highlight=False)
+
+
+def _watch(
+    client: FleetClient, rollout: str, timeout_s: float, every_s: float, as_json: bool
+) -> None:
+    """Raises typer.Exit with the code of the end, or 4 when the time is up."""
+    if not rollout:
+        raise RequestError("which rollout? Say its id, like r7")
+    began = time.monotonic()
+    with view.follower(quiet=as_json) as show:
+        found = client.get_json(f"/v1/rollouts/{rollout}")
+        heard = began
+        while True:
+            show(found)
+            now = time.monotonic()
+            if found["final"] or (timeout_s and now - began >= timeout_s):
+                break
+            time.sleep(min(every_s, timeout_s) if timeout_s else every_s)
+            try:
+                found = client.get_json(f"/v1/rollouts/{found['id']}")
+                heard = time.monotonic()
+            except ServerError as error:
+                if time.monotonic() - heard > SERVER_GONE_S:
+                    raise
+                progress_console.print(f"{error}", style="yellow", markup=False, highlight=False)
+    _end(found, timeout_s, as_json)
+
+
+def _end(found: dict[str, Any], timeout_s: float, as_json: bool) -> None:
+    code = _ENDS.get(found["state"], ExitCode.HOLDING)
+    if as_json:
+        print_json(found)
+    elif code is ExitCode.HOLDING:
+        console.print(
+            f"{found['id']} is still {found['state']} after {timeout_s:g} s: {found['reason']}",
+            highlight=False,
+        )
+    else:
+        said = found["state"].replace("_", " ")
+        console.print(f"{found['id']} {said}: {found['reason']}", highlight=False, markup=False)
+    raise typer.Exit(int(code))

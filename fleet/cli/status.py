@@ -1,0 +1,46 @@
+"""``fleet status``: the fleet at a glance."""
+
+from typing import Any
+
+from fleet.cli.client import FleetClient, ServerOption
+from fleet.cli.output import JsonOption, console, errors, print_json, print_table
+from fleet.cli.rollout_view import list_row, seconds
+
+__all__ = ["status"]
+
+
+def status(server: str = ServerOption, as_json: bool = JsonOption) -> None:
+    """Show the fleet at a glance: devices, bundles, and the rollouts under way."""
+    with errors(as_json), FleetClient(server) as client:
+        found = client.get_json("/v1/status")
+        active: list[dict[str, Any]] = []
+        for state in ("running", "paused"):
+            active += client.get_json("/v1/rollouts", {"state": state})["rollouts"]
+        found = {**found, "server": client.server, "active_rollouts": active}
+    if as_json:
+        print_json(found)
+        return
+    ended = ", ".join(
+        f"{count} {state.replace('_', ' ')}" for state, count in sorted(found["rollouts"].items())
+    )
+    rows = [
+        ("fleet", f"{found['fleet']} at {found['server']}"),
+        ("up", seconds(max(0, int(found["now_s"] - found["started_s"])))),
+        ("devices", f"{found['devices']} ({found['online']} connected)"),
+        ("bundles", found["bundles"]),
+        ("rollouts", ended or "none"),
+        ("signed pack", f"version {found['pack_version']}, {found['pack_bytes']} bytes"),
+        ("broker", _line(found["broker"])),
+        ("reports", _line(found["ingest"])),
+    ]
+    print_table("Fleet", ("", ""), rows)
+    if active:
+        columns = ("id", "bundle", "state", "stage", "started", "reason")
+        print_table("Under way", columns, [list_row(rollout) for rollout in active])
+    else:
+        console.print("no rollout is under way", highlight=False)
+
+
+def _line(facts: dict[str, Any]) -> str:
+    said = {name: value for name, value in facts.items() if value not in ({}, "", None)}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())

@@ -1,0 +1,306 @@
+"""The fleet manager's configuration: ``fleet.toml`` in its folder.
+
+Rules kept here: the dataclasses below are the whole truth (keys, types, defaults and their
+meaning), the example is printed from them; an unknown key is refused with the nearest known one;
+every address is on loopback.
+"""
+
+import dataclasses
+import difflib
+import re
+import textwrap
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import agent.errors
+from agent.trust.loopback import require_loopback
+from fleet.errors import ConfigError
+
+__all__ = [
+    "BrokerConfig",
+    "ControllerConfig",
+    "FleetConfig",
+    "IngestConfig",
+    "Listen",
+    "ListenConfig",
+    "LogConfig",
+    "NameConfig",
+    "check_broker_mode",
+    "check_fleet_name",
+    "example_config",
+    "load_config",
+    "parse_config",
+    "parse_listen",
+]
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_LEVELS: Final = ("debug", "info", "warning", "error")
+_FORMATS: Final = ("text", "json")
+_MAX_CONFIG_BYTES: Final = 256 * 1024
+_MAX_PORT: Final = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen. Port 0: any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _doc(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"doc": text})
+
+
+@dataclass(frozen=True, slots=True)
+class NameConfig:
+    name: str = _doc("fleet", "the fleet's name, part of every topic: a-z, 0-9 and '-'")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    listen: str = _doc("127.0.0.1:0", "address and port, on loopback; port 0 takes a free one")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    mode: str = _doc(
+        "embedded",
+        'embedded: a broker of its own, for up to about 1,000 devices. "mqtt://HOST:PORT": any MQTT 5 '
+        "broker. none: devices use gRPC alone",
+    )
+    listen: str = _doc("127.0.0.1:8472", "where the embedded broker listens, on loopback")
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    tick_s: float = _doc(1.0, "how often the controller looks at the rollouts under way")
+
+
+@dataclass(frozen=True, slots=True)
+class IngestConfig:
+    queued_batches: int = _doc(1024, "reports waiting to be stored; who brings more has to wait")
+    commit_reports: int = _doc(2000, "most reports stored in one transaction")
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    level: str = _doc("info", f"one of {', '.join(_LEVELS)}")
+    format: str = _doc("text", "text for people, json for machines: one object a line")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """Everything in fleet.toml."""
+
+    fleet: NameConfig = field(
+        default_factory=NameConfig,
+        metadata={"doc": "who this is"},
+    )
+    http: ListenConfig = field(
+        default_factory=lambda: ListenConfig("127.0.0.1:8470"),
+        metadata={"doc": "the API for people: command line, browser"},
+    )
+    grpc: ListenConfig = field(
+        default_factory=lambda: ListenConfig("127.0.0.1:8471"),
+        metadata={"doc": "the service for devices"},
+    )
+    broker: BrokerConfig = field(
+        default_factory=BrokerConfig,
+        metadata={"doc": "how messages reach the devices"},
+    )
+    controller: ControllerConfig = field(
+        default_factory=ControllerConfig,
+        metadata={"doc": "advances and rolls back rollouts"},
+    )
+    ingest: IngestConfig = field(
+        default_factory=IngestConfig,
+        metadata={"doc": "takes in what devices report"},
+    )
+    log: LogConfig = field(
+        default_factory=LogConfig,
+        metadata={"doc": "what is written to stderr"},
+    )
+
+    def check(self) -> "FleetConfig":
+        """Return this configuration when every value is one that can be used.
+
+        Raises:
+            ConfigError: names the key, the value, and what would be right.
+        """
+        check_fleet_name(self.fleet.name)
+        parse_listen(self.http.listen, "[http] listen")
+        parse_listen(self.grpc.listen, "[grpc] listen")
+        parse_listen(self.broker.listen, "[broker] listen")
+        check_broker_mode(self.broker.mode)
+        _require_range("[controller] tick_s", self.controller.tick_s, 0.05, 3600)
+        _require_range("[ingest] queued_batches", self.ingest.queued_batches, 1, 100_000)
+        _require_range("[ingest] commit_reports", self.ingest.commit_reports, 1, 100_000)
+        _require_one_of("[log] level", self.log.level, _LEVELS)
+        _require_one_of("[log] format", self.log.format, _FORMATS)
+        return self
+
+
+def load_config(path: Path) -> FleetConfig:
+    """Read and check ``fleet.toml``.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or says something that cannot be used.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}). `fleet init` makes a fleet folder."
+        ) from error
+    if len(raw) > _MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes: not a fleet.toml")
+    try:
+        return parse_config(raw.decode("utf-8"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def parse_config(text: str) -> FleetConfig:
+    """Parse and check the text of a ``fleet.toml``.
+
+    Raises:
+        ConfigError: as for ``load_config``.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}") from error
+    sections = {one.name: one for one in dataclasses.fields(FleetConfig)}
+    _refuse_unknown(raw, sections, "section")
+    default = FleetConfig()
+    parsed = {name: _parse_section(getattr(default, name), raw[name], f"[{name}]") for name in raw}
+    return dataclasses.replace(default, **parsed).check()
+
+
+def example_config(name: str = "fleet") -> str:
+    """A documented fleet.toml with every key at its default."""
+    config = FleetConfig(fleet=NameConfig(name))
+    lines = ["# Configuration of the fleet manager. Every key may be left out.", ""]
+    for section in dataclasses.fields(config):
+        lines += _comment(section.metadata["doc"])
+        lines.append(f"[{section.name}]")
+        values = getattr(config, section.name)
+        for key in dataclasses.fields(values):
+            lines += _comment(key.metadata["doc"])
+            lines.append(f"{key.name} = {_toml_value(getattr(values, key.name))}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def parse_listen(text: str, what: str) -> Listen:
+    """``HOST:PORT`` on loopback.
+
+    Raises:
+        ConfigError: it is anything else; the message names ``what``.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
+        raise ConfigError(f"{what} = {text!r} is no address: use HOST:PORT like 127.0.0.1:8470")
+    try:
+        return Listen(require_loopback(host, what).strip("[]"), int(port))
+    except agent.errors.ConfigError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_broker_mode(mode: str) -> Listen | None:
+    """The address of an external broker; None for ``embedded`` and ``none``.
+
+    Raises:
+        ConfigError: the mode is unknown or its address not on loopback.
+    """
+    if mode in {"embedded", "none"}:
+        return None
+    wanted = '"embedded", "none" or "mqtt://HOST:PORT"'
+    try:
+        parts = urlsplit(mode)
+        port = parts.port or 1883
+    except ValueError as error:
+        raise ConfigError(f"[broker] mode = {mode!r} is no address ({error}): {wanted}") from error
+    if parts.scheme != "mqtt" or not parts.hostname or parts.path.strip("/") or parts.username:
+        raise ConfigError(f"[broker] mode = {mode!r} is not known: use {wanted}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return parse_listen(f"{host}:{port}", "[broker] mode")
+
+
+def check_fleet_name(name: str) -> str:
+    """Return ``name`` when a fleet may be called that.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"[fleet] name = {name!r} is not allowed: use up to 40 of a-z, 0-9 and '-', "
+            "starting with a letter or digit"
+        )
+    return name
+
+
+S = TypeVar("S")
+
+
+def _parse_section(default: S, raw: object, where: str) -> S:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where} must be a table of keys, not {raw!r:.60}")
+    known = {one.name: one for one in dataclasses.fields(default)}  # type: ignore[arg-type]
+    _refuse_unknown(raw, known, "key", where)
+    values = {
+        key: _typed(value, type(getattr(default, key)), f"{where} {key}")
+        for key, value in raw.items()
+    }
+    return dataclasses.replace(default, **values)  # type: ignore[type-var]
+
+
+def _typed(value: object, kind: type, what: str) -> object:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    raise ConfigError(f"{what} = {value!r:.60} must be {names[kind]}")
+
+
+def _refuse_unknown(
+    raw: Mapping[str, object], known: Mapping[str, object], kind: str, where: str = ""
+) -> None:
+    for key in raw:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{where} unknown {kind} {key!r}; {hint}".strip())
+
+
+def _require_range(what: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:  # also refuses NaN
+        raise ConfigError(f"{what} = {value:g} must lie between {least:g} and {most:g}")
+
+
+def _require_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{what} = {value!r} must be one of {', '.join(allowed)}")
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 88, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value)

@@ -1,0 +1,1 @@
+"""Ways in from other systems: model registries, webhooks, CI templates."""

@@ -1,0 +1,343 @@
+"""The fleet manager's process: the one place where its parts are made and put together.
+
+Rules kept here: nothing is decided; parts start in the order in which they need each other and stop
+in the reverse; ``run.json`` names real addresses and exists only while everything listens; when a
+part that should run for ever ends, the process ends with its error, so that a supervisor notices.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+
+from fleet.api.device_service import DeviceServer
+from fleet.api.http import create_app
+from fleet.api.publish import restore_bundle_rows
+from fleet.api.services import Services
+from fleet.artifacts.folder import FolderArtifacts
+from fleet.config import FleetConfig, Listen, check_broker_mode, parse_listen
+from fleet.errors import ConfigError, FleetError, ServerError
+from fleet.home import Home
+from fleet.messaging.bridge import Bridge
+from fleet.messaging.broker import Broker, EmbeddedBroker, ExternalBroker
+from fleet.messaging.feed import PackFeed
+from fleet.monitor.ingest import Ingest, IngestLimits
+from fleet.registry.devices import set_all_offline
+from fleet.repository import Repository
+from fleet.rollout.executor import Executor, ExecutorLimits
+from fleet.store.engine import Store, open_store
+from fleet.store.writer import Writer
+from fleet.systemd import notify, watchdog_interval_s
+
+__all__ = ["Addresses", "FleetManager", "running", "serve"]
+
+_LOG = logging.getLogger(__name__)
+RESIGN_LOOK_S: Final = 60.0  # how often to look whether metadata has to be signed again
+EXPIRY_WARNING_S: Final = 14 * 86400.0
+BROKER_WAIT_S: Final = 10.0  # for the first connection; after that it is tried in the background
+HTTP_GRACE_S: Final = 5
+HTTP_BACKLOG: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything listens. ``mqtt`` is None without a broker."""
+
+    http: Listen
+    grpc: Listen
+    mqtt: Listen | None
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "http": f"http://{self.http}",
+            "grpc": str(self.grpc),
+            "mqtt": "" if self.mqtt is None else str(self.mqtt),
+        }
+
+
+class _HttpServer(uvicorn.Server):
+    """Signals are the daemon's business, not the web server's; and it says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class FleetManager:
+    """A running fleet manager; made by ``running``."""
+
+    def __init__(self, home: Home, config: FleetConfig) -> None:
+        self.home = home
+        self.config = config
+        self.artifacts = FolderArtifacts(home.artifacts)
+        self.repository = Repository(home.path, self.artifacts.manifest)
+        self.store: Store = open_store(home.database)
+        self.writer = Writer(self.store)
+        limits = config.ingest
+        self.ingest = Ingest(
+            self.writer, IngestLimits(limits.queued_batches, limits.commit_reports)
+        )
+        self.feed = PackFeed()
+        self._publishing = asyncio.Lock()
+        self.executor = Executor(
+            self.store,
+            self.repository,
+            self.publish,
+            limits=ExecutorLimits(tick_s=config.controller.tick_s),
+        )
+        self.broker: Broker | None = _make_broker(config)
+        self.bridge: Bridge | None = None
+        self.addresses: Addresses | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.services = Services(
+            fleet=config.fleet.name,
+            store=self.store,
+            repository=self.repository,
+            artifacts=self.artifacts,
+            ingest=self.ingest,
+            feed=self.feed,
+            executor=self.executor,
+            publish=self.publish,
+            broker=self._broker_state,
+        )
+
+    async def publish(self) -> None:
+        """Make the newest signed pack the one that every device gets."""
+        async with self._publishing:  # an older pack must not overtake a newer one
+            self.feed.set(await asyncio.to_thread(self.repository.pack))
+
+    async def until_ended(self) -> None:
+        """Wait until a part ends, which none should.
+
+        Raises:
+            ServerError: says which part, and why.
+        """
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            error = None if task.cancelled() else task.exception()
+            if isinstance(error, FleetError):
+                raise error
+            raise ServerError(f"{task.get_name()} ended unexpectedly: {error!r}") from error
+
+    # --- starting and stopping, in this order -----------------------------------------------------
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start every part; ``stack`` undoes it."""
+        stack.callback(self.store.close)
+        stack.callback(self.writer.close)
+        await self.writer.run(set_all_offline)
+        restored = await asyncio.to_thread(restore_bundle_rows, self.services)
+        if restored:
+            _LOG.warning("%d published bundles were missing in the database: added", restored)
+        await self._renew()
+        await self.executor.reconcile()
+        await self.publish()
+        self._background(stack, "ingest", self.ingest.run())
+        grpc = await self._start_grpc(stack)
+        mqtt = await self._start_broker(stack)
+        http = await self._start_http(stack)
+        self._background(stack, "rollout controller", self.executor.run())
+        self._background(stack, "metadata renewal", self._keep_signed())
+        interval_s = watchdog_interval_s()
+        if interval_s is not None:
+            self._background(stack, "watchdog", _tell_alive(interval_s))
+        self.addresses = Addresses(http, grpc, mqtt)
+        stack.callback(self.home.remove_run_file)
+        self.home.write_run_file(
+            {
+                "fleet": self.config.fleet.name,
+                **self.addresses.to_json(),
+                "root": str(self.home.root.absolute()),
+                "pid": os.getpid(),
+            }
+        )
+
+    async def _start_grpc(self, stack: contextlib.AsyncExitStack) -> Listen:
+        server = DeviceServer(self.services, parse_listen(self.config.grpc.listen, "[grpc] listen"))
+        address = await server.start()
+        stack.push_async_callback(server.stop)
+        return address
+
+    async def _start_broker(self, stack: contextlib.AsyncExitStack) -> Listen | None:
+        broker = self.broker
+        if broker is None:
+            return None
+        stack.push_async_callback(broker.stop)
+        await broker.start()
+        self.bridge = Bridge(lambda: broker.address, self.config.fleet.name, self.feed, self.ingest)
+        self._background(stack, "broker connection", self.bridge.run())
+        try:
+            async with asyncio.timeout(BROKER_WAIT_S):
+                await self.bridge.wait_connected()
+        except TimeoutError:
+            _LOG.error(
+                "the broker at %s is not reachable: going on without, devices can use gRPC; it is "
+                "tried again in the background",
+                broker.address,
+            )
+        return Listen(broker.address.host, broker.address.port)
+
+    async def _start_http(self, stack: contextlib.AsyncExitStack) -> Listen:
+        wanted = parse_listen(self.config.http.listen, "[http] listen")
+        listener = _listen(wanted)
+        stack.callback(listener.close)
+        server = _HttpServer(
+            uvicorn.Config(
+                create_app(self.services),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=HTTP_GRACE_S,
+            )
+        )
+        task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        self._tasks.add(task)
+
+        async def stop() -> None:
+            self._tasks.discard(task)
+            server.should_exit = True
+            await asyncio.wait({task})
+
+        stack.push_async_callback(stop)
+        listening = asyncio.create_task(server.listening.wait())
+        await asyncio.wait({listening, task}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        return Listen(wanted.host, listener.getsockname()[1])
+
+    def _background(
+        self, stack: contextlib.AsyncExitStack, name: str, work: Coroutine[Any, Any, None]
+    ) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+
+        async def stop() -> None:
+            self._tasks.discard(task)
+            task.cancel()
+            await asyncio.wait({task})
+
+        stack.push_async_callback(stop)
+
+    # --- loops and answers ------------------------------------------------------------------------
+
+    async def _keep_signed(self) -> None:
+        while True:
+            await asyncio.sleep(RESIGN_LOOK_S)
+            try:
+                if await self._renew():
+                    await self.publish()
+            except FleetError as error:
+                # The next look tries again; until then devices live on what is signed.
+                _LOG.error("the metadata could not be signed again: %s", error)
+
+    async def _renew(self) -> bool:
+        now_s = time.time()
+        changed = await asyncio.to_thread(self.repository.resign_if_due, now_s)
+        for role, left_s in self.repository.expiring(now_s, EXPIRY_WARNING_S).items():
+            _LOG.warning(
+                "the %s metadata expires in %.1f days: devices then accept nothing new. Sign it "
+                "again with its key",
+                role, left_s / 86400,
+            )  # fmt: skip
+        return changed
+
+    def _broker_state(self) -> Mapping[str, Any]:
+        if self.broker is None or self.bridge is None:
+            return {"mode": "none", "connected": False}
+        state = {
+            "mode": self.config.broker.mode,
+            "address": str(self.broker.address),
+            "connected": self.bridge.connected,
+            "connects": self.bridge.connects,
+            "pack_published": self.bridge.published_version == self.feed.version,
+        }
+        if isinstance(self.broker, EmbeddedBroker):
+            state |= {"pid": self.broker.pid, "restarts": self.broker.restarts}
+        return state
+
+
+@contextlib.asynccontextmanager
+async def running(home: Home, config: FleetConfig) -> AsyncIterator[FleetManager]:
+    """A fleet manager that listens, for the length of the block.
+
+    Raises:
+        ConfigError: the folder, a key or an address cannot be used. ServerError: a part does not
+        start.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(home.locked())
+        home.remove_run_file()  # a killed process left it
+        manager = FleetManager(home, config)
+        await manager.start(stack)
+        yield manager
+
+
+async def serve(home: Home, config: FleetConfig, ready: Callable[[FleetManager], None]) -> None:
+    """Run until SIGTERM or SIGINT. ``ready`` is called once everything listens.
+
+    Raises:
+        ConfigError, ServerError: as ``running``, or a part ended while it should run.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with running(home, config) as manager:
+        ready(manager)
+        notify(f"READY=1\nSTATUS=fleet {config.fleet.name}")
+        ended = asyncio.create_task(manager.until_ended())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+        finally:
+            notify("STOPPING=1")
+            _LOG.info("stopping")
+            for task in (ended, stopped):
+                task.cancel()
+
+
+async def _tell_alive(interval_s: float) -> None:
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
+
+
+def _make_broker(config: FleetConfig) -> Broker | None:
+    if config.broker.mode == "none":
+        return None
+    external = check_broker_mode(config.broker.mode)
+    if external is not None:
+        return ExternalBroker(external.host, external.port)
+    listen = parse_listen(config.broker.listen, "[broker] listen")
+    return EmbeddedBroker(listen.host, listen.port)
+
+
+def _listen(wanted: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in wanted.host else socket.AF_INET
+    try:
+        return socket.create_server((wanted.host, wanted.port), family=family, backlog=HTTP_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {wanted} for the API: {error.strerror}. Is another fleet manager "
+            "running? Stop it, or set [http] listen to another port"
+        ) from error

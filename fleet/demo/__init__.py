@@ -1,0 +1,1 @@
+"""The demonstration: one machine, no hardware, real processes, a real model, two rollouts with opposite ends."""

@@ -1,0 +1,88 @@
+"""The fleet folder: what lies where, one fleet manager at a time, and where the running one can be
+found.
+
+Rules kept here: the lock is the kernel's (``flock``), so it goes with the process however that
+ends; ``run.json`` appears when everything listens and goes when it ends.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fleet.errors import ConfigError
+
+__all__ = ["DEFAULT_HOME", "Home", "home_of"]
+
+DEFAULT_HOME: Final = "muster-fleet"
+
+
+def home_of(given: str | Path | None) -> Path:
+    """The fleet folder: ``given``, else $MUSTER_HOME, else ./muster-fleet."""
+    return Path(given or os.environ.get("MUSTER_HOME") or DEFAULT_HOME)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths in a fleet folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "fleet.toml"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "fleet.db"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def root(self) -> Path:
+        """What a device is given to trust this fleet."""
+        return self.path / "root.json"
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only fleet manager of this folder.
+
+        Raises:
+            ConfigError: another one runs, or the folder cannot be written.
+        """
+        try:
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} is not a fleet folder that can be written ({error.strerror}): "
+                "`fleet init` makes one"
+            ) from error
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"a fleet manager already runs in {self.path}: stop it first, or use another folder"
+                ) from error
+            yield
+        finally:
+            os.close(lock)
+
+    def write_run_file(self, content: Mapping[str, Any]) -> None:
+        """Say where the running fleet manager is found. Seen whole or not at all."""
+        scratch = self.run_file.with_suffix(".tmp")
+        scratch.write_text(json.dumps(dict(content), indent=2) + "\n", encoding="utf-8")
+        scratch.replace(self.run_file)
+
+    def remove_run_file(self) -> None:
+        self.run_file.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""The door every stage must pass: guards look at one snapshot, and the worst answer counts.
+
+Rules kept here: verdicts are ordered PASS < HOLD < FAIL and combine by the worst; no guard at all
+is a HOLD; a finding always carries a reason in plain words and the numbers it was made from. A
+guard that compares arms statistically is a guard like any other: it implements ``Guard``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from fleet.rollout.snapshot import Snapshot
+
+__all__ = ["Finding", "GateResult", "Guard", "Verdict", "combine", "judge"]
+
+
+class Verdict(StrEnum):
+    PASS = "pass"  # noqa: S105 -- a verdict, not a password
+    HOLD = "hold"
+    FAIL = "fail"
+
+
+_SEVERITY: Final[Mapping[Verdict, int]] = {Verdict.PASS: 0, Verdict.HOLD: 1, Verdict.FAIL: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one guard found. ``reason`` is a clause without a full stop."""
+
+    guard: str
+    verdict: Verdict
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "guard": self.guard,
+            "verdict": str(self.verdict),
+            "reason": self.reason,
+            "evidence": dict(self.evidence),
+        }
+
+
+class Guard(Protocol):
+    """One condition on a stage. Pure: the same snapshot gets the same finding."""
+
+    @property
+    def name(self) -> str: ...
+
+    def judge(self, snapshot: Snapshot) -> Finding: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """The verdict of the door, and every finding behind it in the order of the guards."""
+
+    verdict: Verdict
+    reason: str
+    findings: tuple[Finding, ...]
+
+
+def combine(findings: Sequence[Finding]) -> GateResult:
+    """The worst verdict, with the reasons of every guard that gave it."""
+    if not findings:
+        return GateResult(Verdict.HOLD, "no guard is set, so nothing can pass", ())
+    worst = max((finding.verdict for finding in findings), key=_SEVERITY.__getitem__)
+    reasons = [finding.reason for finding in findings if finding.verdict is worst]
+    return GateResult(worst, "; ".join(reasons), tuple(findings))
+
+
+def judge(guards: Sequence[Guard], snapshot: Snapshot) -> GateResult:
+    """Ask every guard and combine the answers."""
+    return combine([guard.judge(snapshot) for guard in guards])

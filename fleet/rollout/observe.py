@@ -1,0 +1,242 @@
+"""Reading what the fleet reported into a snapshot.
+
+Rules kept here: counts are those received since the stage began; a bundle's windows count only when
+this rollout brought it or it served meanwhile, so that late reports of an earlier try do not; which
+arm a device is in is decided by the functions the devices themselves use.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, case, func, or_, select
+
+from agent.trust import BundleRelease, DeviceFacts, selects, slot_of
+from fleet.rollout.record import Rollout
+from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot, total
+from fleet.rollout.spec import ALL_BP, bundle_class
+from fleet.store.tables import deployments, device_models, devices, windows
+
+__all__ = [
+    "KnownDevice",
+    "known_devices",
+    "newest_report_s",
+    "pool_of",
+    "read_snapshot",
+    "steps_of",
+]
+
+CLOCK_SLACK_MS: Final = 24 * 3_600_000  # a device's clock may be this far behind ours
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """A device of the fleet: what it says it is, and when it was last heard from."""
+
+    facts: DeviceFacts
+    last_seen_s: float
+
+
+def known_devices(connection: Connection) -> list[KnownDevice]:
+    """Every device, ordered by id."""
+    rows = connection.execute(
+        select(
+            devices.c.id,
+            devices.c.device_class,
+            devices.c.hardware,
+            devices.c.labels,
+            devices.c.agent_version,
+            devices.c.onnxruntime_version,
+            devices.c.last_seen_s,
+        ).order_by(devices.c.id)
+    )
+    return [KnownDevice(DeviceFacts(*row[:6]), row[6]) for row in rows]
+
+
+def newest_report_s(connection: Connection) -> float:
+    """When any device was last heard from; 0 when none ever was."""
+    return float(connection.scalar(select(func.max(devices.c.last_seen_s))) or 0.0)
+
+
+def steps_of(
+    connection: Connection, rollout_id: str, after: str, limit: int
+) -> list[dict[str, Any]]:
+    """The newest step of each device in a rollout, by device id, from the one behind ``after`` on."""
+    step = deployments.c
+    query = (
+        select(deployments)
+        .where(step.rollout_id == rollout_id, step.device_id > after)
+        .order_by(step.device_id)
+        .limit(limit)
+    )
+    return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def pool_of(
+    known: Sequence[KnownDevice],
+    bundle: str,
+    selector: tuple[tuple[str, str], ...],
+    release: BundleRelease | None,
+) -> list[KnownDevice]:
+    """The devices a rollout is for: of the bundle's class and hardware, with the labels asked for."""
+    device_class = bundle_class(bundle)
+    hardware = release.hardware if release is not None else ()
+    return [
+        device
+        for device in known
+        if device.facts.device_class == device_class
+        and (not hardware or device.facts.hardware in hardware)
+        and selects(selector, device.facts)
+    ]
+
+
+def read_snapshot(
+    connection: Connection,
+    rollout: Rollout,
+    release: BundleRelease | None,
+    now_s: float,
+    listening_since_s: float,
+) -> Snapshot:
+    """Everything a decision about ``rollout`` looks at, in one consistent view of the database."""
+    limit_bp = ALL_BP if release is None else release.limit_bp(now_s)
+    share_bp = min(rollout.current_stage.percent_bp, limit_bp)
+    pool = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    cohort: list[KnownDevice] = []
+    control: list[KnownDevice] = []
+    for device in pool:
+        slot = slot_of(rollout.manifest_sha256, device.facts.device_id)
+        (cohort if slot < share_bp else control).append(device)
+    return Snapshot(
+        rollout=rollout,
+        cohort=_cohort(connection, rollout, cohort),
+        control=_control(connection, rollout, control, (now_s, listening_since_s)),
+        now_s=now_s,
+        listening_since_s=listening_since_s,
+        limit_bp=limit_bp,
+        limit_next=_next_limit(release, now_s, limit_bp),
+    )
+
+
+def _cohort(
+    connection: Connection, rollout: Rollout, cohort: Sequence[KnownDevice]
+) -> tuple[DeviceView, ...]:
+    steps = {
+        row.device_id: row
+        for row in connection.execute(
+            select(deployments).where(deployments.c.rollout_id == rollout.id)
+        )
+    }
+    serving = set(
+        connection.scalars(
+            select(device_models.c.device_id).where(
+                device_models.c.model == rollout.model,
+                device_models.c.manifest_sha256 == rollout.manifest_sha256,
+            )
+        )
+    )
+    served = _served_by_cohort(connection, rollout)
+    return tuple(_view(device, steps, serving, served) for device in cohort)
+
+
+def _view(
+    device: KnownDevice, steps: Mapping[str, Any], serving: set[str], served: Mapping[str, Served]
+) -> DeviceView:
+    device_id = device.facts.device_id
+    step = steps.get(device_id)
+    part = served.get(device_id, Served())
+    heard_s = max(device.last_seen_s, part.last_window_s or 0.0)
+    if step is None:
+        return DeviceView(device_id, heard_s, serves=device_id in serving, served=part)
+    return DeviceView(
+        device_id=device_id,
+        last_heard_s=max(heard_s, step.updated_s),
+        phase=step.phase,
+        outcome=step.outcome,
+        reason_code=step.reason_code,
+        reason=step.reason,
+        committed_s=step.committed_s,
+        serves=device_id in serving,
+        served=part,
+    )
+
+
+def _control(
+    connection: Connection,
+    rollout: Rollout,
+    control: Sequence[KnownDevice],
+    times_s: tuple[float, float],
+) -> ControlArm:
+    now_s, listening_since_s = times_s
+    silence_s = rollout.spec.guards.silence_s
+    active_since_s = rollout.stage_started_s - silence_s
+    active = [device for device in control if device.last_seen_s >= active_since_s]
+    silent = [d for d in active if now_s - max(d.last_seen_s, listening_since_s) > silence_s]
+    served = _served_by_control(connection, rollout)
+    parts = [served[d.facts.device_id] for d in control if d.facts.device_id in served]
+    return ControlArm(len(control), len(active), len(silent), total(parts)[0])
+
+
+_COUNTS: Final = (
+    func.sum(windows.c.requests),
+    func.sum(windows.c.failures),
+    func.sum(windows.c.over_objective),
+    # One answer can be outside its range and not finite: the larger count has both.
+    func.sum(
+        case(
+            (windows.c.non_finite > windows.c.output_violations, windows.c.non_finite),
+            else_=windows.c.output_violations,
+        )
+    ),
+    func.max(windows.c.received_s),
+)
+
+
+def _served_by_cohort(connection: Connection, rollout: Rollout) -> dict[str, Served]:
+    query = (
+        select(windows.c.device_id, *_COUNTS)
+        .where(
+            windows.c.manifest_sha256 == rollout.manifest_sha256,
+            windows.c.received_s >= rollout.stage_started_s,
+            or_(
+                windows.c.rollout_id == rollout.id,
+                windows.c.end_ms >= int(rollout.created_s * 1000),
+            ),
+        )
+        .group_by(windows.c.device_id)
+    )
+    return {row[0]: Served(*row[1:]) for row in connection.execute(query)}
+
+
+def _served_by_control(connection: Connection, rollout: Rollout) -> dict[str, Served]:
+    others = connection.scalars(
+        select(device_models.c.manifest_sha256)
+        .where(
+            device_models.c.model == rollout.model,
+            device_models.c.manifest_sha256 != rollout.manifest_sha256,
+        )
+        .distinct()
+    ).all()
+    query = (
+        select(windows.c.device_id, *_COUNTS)
+        .where(
+            windows.c.manifest_sha256.in_(others),
+            windows.c.end_ms >= int(rollout.stage_started_s * 1000) - CLOCK_SLACK_MS,
+            windows.c.received_s >= rollout.stage_started_s,
+        )
+        .group_by(windows.c.device_id)
+    )
+    return {row[0]: Served(*row[1:]) for row in connection.execute(query)}
+
+
+def _next_limit(
+    release: BundleRelease | None, now_s: float, limit_bp: int
+) -> tuple[float, int] | None:
+    """When the release allows a larger share than now, and which."""
+    if release is None:
+        return None
+    coming = [
+        (release.signed_at_s + float(after_s), share_bp)
+        for after_s, share_bp in release.limits
+        if release.signed_at_s + after_s > now_s and share_bp > limit_bp
+    ]
+    return min(coming, default=None)

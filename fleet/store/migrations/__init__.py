@@ -1,0 +1,1 @@
+"""Migrations of the fleet manager's database; run by ``fleet.store.migrate``."""

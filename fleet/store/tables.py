@@ -1,0 +1,190 @@
+"""Every table of the fleet manager, as SQLAlchemy Core; ``fleet/store/migrations`` makes them.
+
+Times end in ``_s`` (seconds since the epoch, float) or ``_ms`` (milliseconds, int). Digests are
+lower-case hex.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("device_class", String(64), nullable=False, default=""),
+    Column("hardware", String(64), nullable=False, default=""),
+    Column("labels", JSON, nullable=False, default=dict),
+    Column("agent_version", String(64), nullable=False, default=""),
+    Column("onnxruntime_version", String(64), nullable=False, default=""),
+    Column("memory_bytes", BigInteger, nullable=False, default=0),
+    Column("disk_free_bytes", BigInteger, nullable=False, default=0),
+    Column("cpu_count", Integer, nullable=False, default=0),
+    Column("operating_system", String(128), nullable=False, default=""),
+    Column("boot_id", String(64), nullable=False, default=""),
+    Column("online", Boolean, nullable=False, default=False),
+    Column("first_seen_s", Float, nullable=False),
+    Column("last_seen_s", Float, nullable=False),
+    Column(
+        "inventory_ms", BigInteger, nullable=False, default=0
+    ),  # created_unix_ms of the newest inventory taken
+)
+
+device_models = Table(  # what a device says it serves
+    "device_models",
+    metadata,
+    Column("device_id", String(40), primary_key=True),
+    Column("model", String(64), primary_key=True),
+    Column("version", String(64), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("rollout_id", String(64), nullable=False, default=""),
+    Column("updated_s", Float, nullable=False),
+)
+
+windows = Table(  # telemetry; (device, boot, seq) makes it idempotent
+    "windows",
+    metadata,
+    Column("device_id", String(40), primary_key=True),
+    Column("boot_id", String(64), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("rollout_id", String(64), nullable=False),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("over_objective", BigInteger, nullable=False),
+    Column("input_violations", BigInteger, nullable=False),
+    Column("output_violations", BigInteger, nullable=False),
+    Column("non_finite", BigInteger, nullable=False),
+    Column("error_kinds", JSON, nullable=False, default=dict),
+    Column("latency", LargeBinary, nullable=False, default=b""),  # serialised report_pb2.Histogram
+    Column("rss_bytes", BigInteger, nullable=False, default=0),
+    Column("cpu_percent", Float, nullable=False, default=0.0),
+    Column("disk_free_bytes", BigInteger, nullable=False, default=0),
+    Column("temperature_c", Float, nullable=True),
+    Column("merged", Integer, nullable=False, default=1),
+    Column("received_s", Float, nullable=False),
+    Index("windows_by_bundle", "manifest_sha256", "end_ms"),
+    Index("windows_by_device", "device_id", "end_ms"),
+)
+
+deployment_events = Table(  # every step every device reported
+    "deployment_events",
+    metadata,
+    Column("device_id", String(40), primary_key=True),
+    Column("boot_id", String(64), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("deployment_id", String(64), nullable=False),
+    Column("rollout_id", String(64), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("bundle", String(256), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("phase", String(16), nullable=False),  # lower-case Phase without prefix: "fetch"
+    Column(
+        "outcome", String(16), nullable=False
+    ),  # "", "committed", "refused", "reverted", "cancelled"
+    Column("reason_code", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("bytes_fetched", BigInteger, nullable=False, default=0),
+    Column("measures", JSON, nullable=False, default=dict),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("received_s", Float, nullable=False),
+    Index("deployment_events_by_rollout", "rollout_id", "device_id"),
+)
+
+deployments = Table(  # the newest known step of each device in each rollout
+    "deployments",
+    metadata,
+    Column("device_id", String(40), primary_key=True),
+    Column("rollout_id", String(64), primary_key=True),
+    Column("deployment_id", String(64), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason_code", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("boot_id", String(64), nullable=False, default=""),  # with seq: the report it came from
+    Column("seq", BigInteger, nullable=False, default=0),
+    Column("updated_s", Float, nullable=False),
+    Column(
+        "committed_s", Float, nullable=True
+    ),  # when this device first reported a commit of this rollout's bundle
+    Index("deployments_by_rollout", "rollout_id"),
+)
+
+bundles = Table(  # what the release role has signed
+    "bundles",
+    metadata,
+    Column("path", String(256), primary_key=True),  # "bundles/CLASS/MODEL-VERSION"
+    Column("model", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("device_class", String(64), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("manifest_bytes", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("published_s", Float, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),  # counts up over the fleet; newer wins
+    Column("model", String(64), nullable=False),
+    Column("bundle", String(256), nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("previous_bundle", String(256), nullable=False, default=""),
+    Column("spec", JSON, nullable=False),
+    Column("state", String(32), nullable=False),  # see fleet/rollout/states.py
+    Column("stage", Integer, nullable=False),  # index into spec.stages
+    Column("stage_started_s", Float, nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("created_s", Float, nullable=False),
+    Column("updated_s", Float, nullable=False),
+    Index("rollouts_by_state", "state"),
+)
+
+decisions = Table(  # append-only audit trail
+    "decisions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", String(64), nullable=False),
+    Column("at_s", Float, nullable=False),
+    Column("actor", String(64), nullable=False),  # "controller" or "operator"
+    Column("action", String(32), nullable=False),
+    Column("from_state", String(32), nullable=False),
+    Column("to_state", String(32), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", JSON, nullable=False, default=dict),
+    Index("decisions_by_rollout", "rollout_id"),
+)
+
+directives = Table(  # what the rollout role is to say; signed anew whenever it changes
+    "directives",
+    metadata,
+    Column("rollout_id", String(64), primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("body", JSON, nullable=False),  # agent.trust.Directive.to_json()
+    Column("updated_s", Float, nullable=False),
+)

@@ -1,0 +1,233 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PHASE_UNSPECIFIED: _ClassVar[Phase]
+    PHASE_IDLE: _ClassVar[Phase]
+    PHASE_FETCH: _ClassVar[Phase]
+    PHASE_VERIFY: _ClassVar[Phase]
+    PHASE_TRY: _ClassVar[Phase]
+    PHASE_SWAP: _ClassVar[Phase]
+    PHASE_PROBATION: _ClassVar[Phase]
+    PHASE_COMMIT: _ClassVar[Phase]
+    PHASE_REVERT: _ClassVar[Phase]
+
+class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
+    OUTCOME_COMMITTED: _ClassVar[Outcome]
+    OUTCOME_REFUSED: _ClassVar[Outcome]
+    OUTCOME_REVERTED: _ClassVar[Outcome]
+    OUTCOME_CANCELLED: _ClassVar[Outcome]
+PHASE_UNSPECIFIED: Phase
+PHASE_IDLE: Phase
+PHASE_FETCH: Phase
+PHASE_VERIFY: Phase
+PHASE_TRY: Phase
+PHASE_SWAP: Phase
+PHASE_PROBATION: Phase
+PHASE_COMMIT: Phase
+PHASE_REVERT: Phase
+OUTCOME_UNSPECIFIED: Outcome
+OUTCOME_COMMITTED: Outcome
+OUTCOME_REFUSED: Outcome
+OUTCOME_REVERTED: Outcome
+OUTCOME_CANCELLED: Outcome
+
+class ReportBatch(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[Report]
+    def __init__(self, reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("device_id", "boot_id", "seq", "created_unix_ms", "inventory", "window", "deployment")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    CREATED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    INVENTORY_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    boot_id: str
+    seq: int
+    created_unix_ms: int
+    inventory: Inventory
+    window: Window
+    deployment: DeploymentEvent
+    def __init__(self, device_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., seq: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., window: _Optional[_Union[Window, _Mapping]] = ..., deployment: _Optional[_Union[DeploymentEvent, _Mapping]] = ...) -> None: ...
+
+class ReportAck(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedCompositeFieldContainer[ReportId]
+    def __init__(self, ids: _Optional[_Iterable[_Union[ReportId, _Mapping]]] = ...) -> None: ...
+
+class ReportId(_message.Message):
+    __slots__ = ("boot_id", "seq")
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    boot_id: str
+    seq: int
+    def __init__(self, boot_id: _Optional[str] = ..., seq: _Optional[int] = ...) -> None: ...
+
+class Inventory(_message.Message):
+    __slots__ = ("device_class", "hardware", "labels", "agent_version", "onnxruntime_version", "memory_bytes", "disk_free_bytes", "cpu_count", "operating_system", "active")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    HARDWARE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ONNXRUNTIME_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CPU_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OPERATING_SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    device_class: str
+    hardware: str
+    labels: _containers.ScalarMap[str, str]
+    agent_version: str
+    onnxruntime_version: str
+    memory_bytes: int
+    disk_free_bytes: int
+    cpu_count: int
+    operating_system: str
+    active: _containers.RepeatedCompositeFieldContainer[ActiveModel]
+    def __init__(self, device_class: _Optional[str] = ..., hardware: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., agent_version: _Optional[str] = ..., onnxruntime_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., cpu_count: _Optional[int] = ..., operating_system: _Optional[str] = ..., active: _Optional[_Iterable[_Union[ActiveModel, _Mapping]]] = ...) -> None: ...
+
+class ActiveModel(_message.Message):
+    __slots__ = ("model", "version", "manifest_sha256", "rollout_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    manifest_sha256: str
+    rollout_id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ...) -> None: ...
+
+class Window(_message.Message):
+    __slots__ = ("model", "version", "manifest_sha256", "rollout_id", "start_unix_ms", "end_unix_ms", "requests", "failures", "over_objective", "input_violations", "output_violations", "non_finite", "error_kinds", "latency_s", "resources", "merged")
+    class ErrorKindsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    END_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    OVER_OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_KINDS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_S_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    MERGED_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    manifest_sha256: str
+    rollout_id: str
+    start_unix_ms: int
+    end_unix_ms: int
+    requests: int
+    failures: int
+    over_objective: int
+    input_violations: int
+    output_violations: int
+    non_finite: int
+    error_kinds: _containers.ScalarMap[str, int]
+    latency_s: Histogram
+    resources: Resources
+    merged: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ..., start_unix_ms: _Optional[int] = ..., end_unix_ms: _Optional[int] = ..., requests: _Optional[int] = ..., failures: _Optional[int] = ..., over_objective: _Optional[int] = ..., input_violations: _Optional[int] = ..., output_violations: _Optional[int] = ..., non_finite: _Optional[int] = ..., error_kinds: _Optional[_Mapping[str, int]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., merged: _Optional[int] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("scale", "offset", "counts", "zero_count", "sum", "max")
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    ZERO_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    scale: int
+    offset: int
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    zero_count: int
+    sum: float
+    max: float
+    def __init__(self, scale: _Optional[int] = ..., offset: _Optional[int] = ..., counts: _Optional[_Iterable[int]] = ..., zero_count: _Optional[int] = ..., sum: _Optional[float] = ..., max: _Optional[float] = ...) -> None: ...
+
+class Resources(_message.Message):
+    __slots__ = ("rss_bytes", "cpu_percent", "disk_free_bytes", "memory_available_bytes", "temperature_c")
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    rss_bytes: int
+    cpu_percent: float
+    disk_free_bytes: int
+    memory_available_bytes: int
+    temperature_c: float
+    def __init__(self, rss_bytes: _Optional[int] = ..., cpu_percent: _Optional[float] = ..., disk_free_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., temperature_c: _Optional[float] = ...) -> None: ...
+
+class DeploymentEvent(_message.Message):
+    __slots__ = ("deployment_id", "rollout_id", "model", "bundle", "manifest_sha256", "phase", "outcome", "reason_code", "reason", "attempt", "bytes_fetched", "measures", "previous_manifest_sha256")
+    class MeasuresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    DEPLOYMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FETCHED_FIELD_NUMBER: _ClassVar[int]
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    deployment_id: str
+    rollout_id: str
+    model: str
+    bundle: str
+    manifest_sha256: str
+    phase: Phase
+    outcome: Outcome
+    reason_code: str
+    reason: str
+    attempt: int
+    bytes_fetched: int
+    measures: _containers.ScalarMap[str, float]
+    previous_manifest_sha256: str
+    def __init__(self, deployment_id: _Optional[str] = ..., rollout_id: _Optional[str] = ..., model: _Optional[str] = ..., bundle: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason_code: _Optional[str] = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., measures: _Optional[_Mapping[str, float]] = ..., previous_manifest_sha256: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Devices that do not exist, on the real wire: the second implementation of the agent's ports."""

@@ -1,0 +1,236 @@
+"""Models that answer no request and yet behave: a trial and a model server that follow a script.
+
+Rules: what happens on a device follows from the seed, the device and the bundle, never from the
+order of events; counters are drawn when they are asked for, so a device without a timer costs
+nothing between two looks; a server that died says so through the same port as a real one.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.bundle import Manifest
+from agent.errors import DeviceError
+from agent.ports import ServedWindow, ServerState, TrialResult
+from simulator.chance import binomial, chance, rng
+from simulator.latencies import latency_histogram
+from simulator.library import Library, digest_in
+from simulator.scenario import ModelBehaviour, Scenario, behaviour_of
+
+__all__ = ["Script", "ScriptedServer", "ScriptedTrial"]
+
+MEBIBYTE: Final = 1024 * 1024
+_REFUSALS: Final = {
+    "crash": ("trial_crashed", "the trial was ended by SIGSEGV"),
+    "golden": (
+        "trial_golden_failed",
+        "golden case 'scripted': the answer differs by more than allowed",
+    ),
+    "memory": ("trial_memory", "the trial needed more memory than the bundle states"),
+}
+
+
+@dataclass(slots=True)
+class Script:
+    """How every bundle behaves in this world; shared by all its devices."""
+
+    scenario: Scenario
+    library: Library
+    _behaviours: dict[str, ModelBehaviour] = field(default_factory=dict)
+
+    def behaviour(self, manifest_sha256: str) -> ModelBehaviour:
+        """The behaviour of a bundle. Raises DeviceError when no device has it."""
+        known = self._behaviours.get(manifest_sha256)
+        if known is None:
+            manifest = self.library.manifest(manifest_sha256)
+            known = self._behaviours[manifest_sha256] = behaviour_of(
+                self.scenario.models, manifest.model, manifest.version, manifest.device_class
+            )
+        return known
+
+    def happens(self, rate: float, device_id: str, manifest_sha256: str, what: str) -> bool:
+        """Whether ``what`` befalls this device with this bundle: always the same answer."""
+        return chance(self.scenario.devices.seed, device_id, manifest_sha256, what) < rate
+
+    def falls_silent(self, device_id: str, manifest_sha256: str) -> bool:
+        """Whether this device reports nothing more once it has committed this bundle."""
+        behaviour = self.behaviour(manifest_sha256)
+        return behaviour.silent_after_commit and self.happens(
+            behaviour.silent_rate, device_id, manifest_sha256, "silent"
+        )
+
+
+class ScriptedTrial:
+    """``agent.ports.Trial`` without a child process."""
+
+    __slots__ = ("_device_id", "_script")
+
+    def __init__(self, script: Script, device_id: str) -> None:
+        self._script = script
+        self._device_id = device_id
+
+    async def run(self, slot_path: str, manifest: Manifest) -> TrialResult:
+        digest = digest_in(slot_path)
+        behaviour = self._script.behaviour(digest)
+        await asyncio.sleep(behaviour.load_ms / 1000)
+        measures = {
+            "load_ms": behaviour.load_ms,
+            "latency_ms": behaviour.latency_ms,
+            "peak_rss_bytes": float(manifest.size_bytes + 64 * MEBIBYTE),
+            "golden_cases": float(len(manifest.golden)),
+        }
+        refusal = _REFUSALS.get(behaviour.trial)
+        if refusal is None or not self._script.happens(
+            behaviour.trial_rate, self._device_id, digest, "trial"
+        ):
+            return TrialResult(ok=True, measures=measures)
+        return TrialResult(False, refusal[0], refusal[1], measures)
+
+
+@dataclass(slots=True)
+class _Active:
+    """The version that answers for a model, and since when its requests have not been counted."""
+
+    manifest_sha256: str
+    since_s: float
+    windows: int = 0
+
+
+class ScriptedServer:
+    """``agent.ports.ModelServer`` without a process: loads, swaps, counts and dies by the script."""
+
+    __slots__ = (
+        "_active",
+        "_changed",
+        "_crash",
+        "_device_id",
+        "_loaded",
+        "_past",
+        "_script",
+        "_state",
+    )
+
+    def __init__(self, script: Script, device_id: str) -> None:
+        self._script = script
+        self._device_id = device_id
+        self._state = ServerState(running=True, generation=1, pid=None)
+        self._loaded: set[str] = set()
+        self._active: dict[str, _Active] = {}
+        self._past: list[ServedWindow] = []
+        self._changed: asyncio.Future[None] | None = None
+        self._crash: asyncio.TimerHandle | None = None
+
+    @property
+    def state(self) -> ServerState:
+        return self._state
+
+    def active(self) -> tuple[str, ...]:
+        """Digests of what answers requests now."""
+        return tuple(active.manifest_sha256 for active in self._active.values())
+
+    async def wait_change(self, generation: int) -> ServerState:
+        while self._state.generation == generation:
+            if self._changed is None:
+                self._changed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._changed)
+        return self._state
+
+    async def load(self, slot_path: str, manifest_sha256: str) -> None:
+        behaviour = self._script.behaviour(manifest_sha256)
+        generation = self._state.generation
+        await asyncio.sleep(behaviour.load_ms / 1000)
+        if behaviour.crash_after_s == 0 and self._dies(behaviour, manifest_sha256):
+            self._die()
+        if self._state.generation != generation:
+            raise DeviceError(
+                f"the model server died while loading {slot_path}: {self._state.last_exit}."
+            )
+        self._loaded.add(manifest_sha256)
+
+    async def activate(self, model: str, manifest_sha256: str) -> None:
+        if manifest_sha256 not in self._loaded:
+            raise DeviceError(f"{model} {manifest_sha256} is not loaded: load it first.")
+        before = self._active.get(model)
+        if before is not None:
+            if before.manifest_sha256 == manifest_sha256:
+                return
+            self._past.append(self._window(model, before))
+        self._active[model] = _Active(manifest_sha256, time.monotonic())
+        behaviour = self._script.behaviour(manifest_sha256)
+        if behaviour.crash_after_s > 0 and self._dies(behaviour, manifest_sha256):
+            self._cancel_crash()
+            loop = asyncio.get_running_loop()
+            self._crash = loop.call_later(behaviour.crash_after_s, self._die_of, manifest_sha256)
+
+    async def unload(self, model: str, manifest_sha256: str) -> None:
+        active = self._active.get(model)
+        if active is not None and active.manifest_sha256 == manifest_sha256:
+            self._past.append(self._window(model, active))
+            del self._active[model]
+        self._loaded.discard(manifest_sha256)
+
+    async def drain(self) -> Sequence[ServedWindow]:
+        windows = [*self._past, *(self._window(*item) for item in self._active.items())]
+        self._past = []
+        return windows
+
+    def close(self) -> None:
+        """Stop: nothing happens any more."""
+        self._cancel_crash()
+
+    # --- dying ---
+
+    def _dies(self, behaviour: ModelBehaviour, digest: str) -> bool:
+        return self._script.happens(behaviour.crash_rate, self._device_id, digest, "crash")
+
+    def _die_of(self, digest: str) -> None:
+        if digest in self.active():
+            self._die()
+
+    def _die(self) -> None:
+        self._cancel_crash()
+        self._loaded.clear()
+        self._active.clear()
+        self._past.clear()  # what a dead process had counted is lost
+        self._state = ServerState(True, self._state.generation + 1, None, "ended by SIGSEGV")
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    def _cancel_crash(self) -> None:
+        if self._crash is not None:
+            self._crash.cancel()
+            self._crash = None
+
+    # --- counting ---
+
+    def _window(self, model: str, active: _Active) -> ServedWindow:
+        """What was served since the last look; ``active`` begins anew."""
+        now_s = time.monotonic()
+        elapsed_s, active.since_s = now_s - active.since_s, now_s
+        active.windows += 1
+        digest = active.manifest_sha256
+        scenario = self._script.scenario
+        draw = rng(scenario.devices.seed, self._device_id, digest, str(active.windows))
+        traffic = scenario.traffic
+        share = 1.0 + traffic.jitter * (2.0 * draw.random() - 1.0)
+        requests = int(elapsed_s * traffic.requests_per_s * share + draw.random())
+        manifest = self._script.library.manifest(digest)
+        behaviour = self._script.behaviour(digest)
+        objective_ms = manifest.objectives.latency_ms
+        latency, over = latency_histogram(draw, requests, behaviour, objective_ms)
+        failures = binomial(draw, requests, behaviour.error_rate)
+        return ServedWindow(
+            model=model,
+            version=manifest.version,
+            manifest_sha256=digest,
+            requests=requests,
+            failures=failures,
+            over_objective=over,
+            output_violations=binomial(draw, requests - failures, behaviour.output_violation_rate),
+            non_finite=binomial(draw, requests - failures, behaviour.non_finite_rate),
+            error_kinds={"scripted_failure": failures} if failures else {},
+            latency=latency,
+        )

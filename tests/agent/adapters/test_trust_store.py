@@ -1,0 +1,117 @@
+"""The trust store: what was saved is what is loaded, whole, over restarts, crashes and damage."""
+
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.trust_store import SqliteTrustStore
+from agent.errors import DeviceError
+from agent.trust import TrustState, TrustStore
+
+FIRST = TrustState({"1.root.json": b"r", "timestamp.json": b"1"}, 10.0, {"cam/m": 1})
+SECOND = TrustState({"1.root.json": b"r", "snapshot.json": b"s"}, 20.5, {"cam/m": 2, "cam/n": 1})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "trust.db"
+
+
+def test_empty_at_first(path: Path) -> None:
+    store: TrustStore = SqliteTrustStore(path)
+    assert store.load() == TrustState()
+
+
+def test_saved_is_loaded_by_the_next_process(path: Path) -> None:
+    store = SqliteTrustStore(path)
+    store.save(FIRST)
+    store.save(SECOND)
+    assert store.load() == SECOND
+    store.close()
+    assert SqliteTrustStore(path).load() == SECOND
+
+
+def test_it_waits_for_the_disk(path: Path) -> None:
+    """synchronous=FULL is what makes a save survive a power cut."""
+    store = SqliteTrustStore(path)
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_only_the_owner_reads_it(path: Path) -> None:
+    SqliteTrustStore(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_save_that_fails_changes_nothing(path: Path) -> None:
+    store = SqliteTrustStore(path)
+    store.save(FIRST)
+    broken = TrustState({"timestamp.json": b"2"}, 30.0, {"cam/m": object()})  # type: ignore[dict-item]
+    with pytest.raises(DeviceError, match="cannot write"):
+        store.save(broken)
+    assert store.load() == FIRST
+    store.save(SECOND)
+
+
+@pytest.mark.parametrize("statement", range(1, 6))
+def test_a_crash_at_any_statement_leaves_the_state_before(path: Path, statement: int) -> None:
+    """The process dies inside a save: the next one finds the state before it."""
+    SqliteTrustStore(path).save(FIRST)
+    child = os.fork()
+    if child == 0:
+        store = SqliteTrustStore(path)
+        seen = 0
+
+        def die(_text: str) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > statement:
+                os._exit(7)
+
+        store._db.set_trace_callback(die)
+        store.save(SECOND)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert SqliteTrustStore(path).load() == FIRST
+
+
+def test_unchanged_files_are_not_written_again(path: Path) -> None:
+    store = SqliteTrustStore(path)
+    store.save(FIRST)
+    written: list[str] = []
+    store._db.set_trace_callback(written.append)
+    store.save(FIRST)
+    assert not [text for text in written if "INTO files" in text or text.startswith("DELETE")]
+
+
+def test_from_any_thread(path: Path) -> None:
+    store = SqliteTrustStore(path)
+    threads = [threading.Thread(target=store.save, args=(state,)) for state in (FIRST, SECOND) * 5]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.load() in (FIRST, SECOND)
+
+
+def test_a_damaged_file_is_named(path: Path) -> None:
+    path.write_bytes(b"not a database, and long enough to be taken for none" * 10)
+    with pytest.raises(DeviceError, match=r"cannot open the trust store .*trust\.db.*doctor"):
+        SqliteTrustStore(path)
+
+
+def test_a_folder_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot open"):
+        SqliteTrustStore(tmp_path)
+
+
+def test_a_newer_agents_store_is_not_touched(path: Path) -> None:
+    SqliteTrustStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=9")
+    with pytest.raises(DeviceError, match="newer agent"):
+        SqliteTrustStore(path)

@@ -1,0 +1,151 @@
+"""Windows and histograms add up, whatever their resolution."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.health.telemetry import (
+    MAX_BUCKETS,
+    MAX_ERROR_KINDS,
+    OTHER_ERRORS,
+    ServedModel,
+    WindowAccumulator,
+    merge_histograms,
+    merge_windows,
+)
+from agent.ports import ResourceUse, ServedWindow
+from protos import report_pb2
+
+SHA_A, SHA_B = "a" * 64, "b" * 64
+
+
+def histogram(values, scale):
+    """By the definition: bucket i holds (2^(i/2^s), 2^((i+1)/2^s)]."""
+    made = report_pb2.Histogram(scale=scale)
+    indexes = []
+    for value in values:
+        if value == 0:
+            made.zero_count += 1
+        else:
+            indexes.append(math.ceil(math.log2(value) * 2**scale) - 1)
+        made.sum += value
+        made.max = max(made.max, value)
+    if indexes:
+        made.offset = min(indexes)
+        made.counts[:] = [0] * (max(indexes) - min(indexes) + 1)
+        for index in indexes:
+            made.counts[index - made.offset] += 1
+    return made
+
+
+def total(made):
+    return made.zero_count + sum(made.counts)
+
+
+# Powers of two exactly, so that bucket borders do not depend on rounding.
+values = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 1024.0, 2.0**-20]), max_size=20)
+
+
+@given(values, values, st.integers(-2, 4), st.integers(-2, 4))
+def test_merging_equals_the_histogram_of_all_values(first, second, scale_a, scale_b):
+    merged = histogram(first, scale_a)
+    merge_histograms(merged, histogram(second, scale_b))
+    assert total(merged) == len(first) + len(second)
+    assert merged.sum == pytest.approx(sum(first) + sum(second))
+    assert merged.max == max([*first, *second], default=0)
+    assert len(merged.counts) <= MAX_BUCKETS
+    expected = histogram([*first, *second], merged.scale)
+    assert {merged.offset + i: c for i, c in enumerate(merged.counts) if c} == {
+        expected.offset + i: c for i, c in enumerate(expected.counts) if c
+    }
+
+
+def test_merging_does_not_change_the_second():
+    second = histogram([1, 2, 4], 3)
+    before = second.SerializeToString()
+    merge_histograms(histogram([1024], 0), second)
+    assert second.SerializeToString() == before
+
+
+def window(**fields):
+    return report_pb2.Window(
+        model="m", version="1", manifest_sha256=SHA_A, rollout_id="r1", **fields
+    )
+
+
+def test_windows_add_up():
+    older = window(
+        start_unix_ms=0, end_unix_ms=10, requests=3, failures=1, error_kinds={"boom": 1}, merged=1
+    )
+    older.resources.rss_bytes = 5
+    newer = window(
+        start_unix_ms=10,
+        end_unix_ms=20,
+        requests=4,
+        failures=2,
+        error_kinds={"boom": 1, "x": 1},
+        merged=2,
+    )
+    both = merge_windows(older, newer)
+    assert (both.start_unix_ms, both.end_unix_ms, both.requests, both.failures, both.merged) == (
+        0,
+        20,
+        7,
+        3,
+        3,
+    )
+    assert dict(both.error_kinds) == {"boom": 2, "x": 1}
+    assert both.resources.rss_bytes == 5
+    assert older.requests == 3
+    assert newer.requests == 4
+
+
+def test_windows_of_different_bundles_do_not_add_up():
+    with pytest.raises(ValueError, match="do not add up"):
+        merge_windows(
+            window(), report_pb2.Window(model="m", manifest_sha256=SHA_B, rollout_id="r1")
+        )
+
+
+def test_an_active_model_without_requests_yields_a_window():
+    windows = WindowAccumulator(1000)
+    [found] = windows.flush(
+        61_000, [ServedModel("m", "1", SHA_A, "r1")], ResourceUse(7, 1.5, 8, 9, 40.0)
+    )
+    assert (found.model, found.version, found.rollout_id, found.requests) == ("m", "1", "r1", 0)
+    assert (found.start_unix_ms, found.end_unix_ms, found.merged) == (1000, 61_000, 1)
+    assert found.resources.temperature_c == 40.0
+    assert windows.flush(62_000, [], None) == []
+
+
+def test_the_last_window_of_a_replaced_version_keeps_its_rollout():
+    windows = WindowAccumulator(0)
+    windows.add([ServedWindow("m", "1", SHA_A, requests=2)])
+    windows.flush(1, [ServedModel("m", "1", SHA_A, "r1")], None)
+    windows.add(
+        [ServedWindow("m", "1", SHA_A, requests=5), ServedWindow("m", "2", SHA_B, requests=1)]
+    )
+    found = {
+        it.manifest_sha256: it
+        for it in windows.flush(2, [ServedModel("m", "2", SHA_B, "r2")], None)
+    }
+    assert (found[SHA_A].requests, found[SHA_A].rollout_id) == (5, "r1")
+    assert (found[SHA_B].requests, found[SHA_B].rollout_id) == (1, "r2")
+
+
+def test_a_loaded_version_that_nobody_asks_yields_nothing():
+    windows = WindowAccumulator(0)
+    windows.add([ServedWindow("m", "1", SHA_A)])
+    assert windows.flush(1, [], None) == []
+
+
+def test_error_kinds_are_bounded():
+    windows = WindowAccumulator(0)
+    kinds = {f"kind {number}": 1 for number in range(3 * MAX_ERROR_KINDS)}
+    windows.add([ServedWindow("m", "1", SHA_A, requests=200, error_kinds=kinds)])
+    [found] = windows.flush(1, [], None)
+    assert len(found.error_kinds) == MAX_ERROR_KINDS
+    assert sum(found.error_kinds.values()) == len(kinds)
+    assert found.error_kinds[OTHER_ERRORS] > 1

@@ -1,0 +1,160 @@
+"""What the policy chooses, and that it is a function: the same answer twice, nothing changed."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from agent.trust import Decision, Directive, Reason, Verb
+from agent.trust.release import BundleRelease
+from agent.update import Deployment, Event, Installed, ModelRecord, Phase, Slots, UpdateLimits
+from agent.update.policy import (
+    Action,
+    ActionKind,
+    after_event,
+    choose,
+    kept_slots,
+    on_restart,
+    slots_after_commit,
+    slots_after_revert,
+)
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+LIMITS = UpdateLimits()
+
+
+def installed(digest: str, rollout: str = "r0") -> Installed:
+    return Installed(digest, "1", f"bundles/pi/m-{digest[0]}", rollout)
+
+
+def going(digest: str, phase: Phase, rollout: str = "r1", **changes) -> Deployment:
+    made = Deployment("d1", rollout, "m", f"bundles/pi/m-{digest[0]}", digest, 10, 0.0, phase)
+    return replace(made, **changes)
+
+
+def decision(verb: Verb, digest: str, rollout: str = "r1", *, to: str | None = None, **changes):
+    bundle = f"bundles/pi/m-{digest[0]}"
+    directive = Directive(
+        id=rollout, number=1, model="m", bundle=bundle, sha256=digest, length=10, **changes
+    )
+    release = None
+    if to is not None:
+        release = BundleRelease(
+            path=f"bundles/pi/m-{to[0]}", sha256=to, length=10, model="m", version="1",
+            device_class="pi",
+        )  # fmt: skip
+    return Decision("m", verb, Reason.IN_COHORT, "because", release, directive)
+
+
+def kind(action: Action | None) -> ActionKind | None:
+    return action.kind if action is not None else None
+
+
+def test_every_combination_has_one_answer_and_keeps_its_promises():
+    slots = [Slots(), Slots(installed(A)), Slots(installed(A), installed(B)), Slots(installed(B))]
+    pendings = [None, *(going(d, p) for d in (A, B, C) for p in Phase if p is not Phase.IDLE)]
+    decisions = [
+        None,
+        *(decision(v, d, to=to) for v in Verb for d in (A, B, C) for to in (None, A, B, C)),
+    ]
+    refusals = [frozenset(), frozenset({("r1", B)}), frozenset({("r1", C)})]
+    for s, pending, wish, refused in itertools.product(slots, pendings, decisions, refusals):
+        record = ModelRecord("m", s, pending)
+        action = choose(record, wish, refused)
+        assert choose(record, wish, refused) == action
+        phase = pending.phase if pending else None
+        if kind(action) is ActionKind.CANCEL:
+            assert phase in (Phase.FETCH, Phase.VERIFY, Phase.TRY)
+        if kind(action) is ActionKind.WITHDRAW:
+            assert phase in (Phase.SWAP, Phase.PROBATION)
+            assert wish.verb is Verb.REVERT
+        if kind(action) in (ActionKind.START, ActionKind.ROLL_BACK, ActionKind.ADOPT):
+            assert pending is None
+            assert action.start.model == "m"
+        if kind(action) is ActionKind.START:
+            assert ("r1", action.start.manifest_sha256) not in refused
+            assert s.active is None or s.active.manifest_sha256 != action.start.manifest_sha256
+        if kind(action) is ActionKind.ROLL_BACK:
+            assert action.start.manifest_sha256 == s.active.manifest_sha256
+            assert action.start.previous_sha256 != action.start.manifest_sha256
+        if phase in (Phase.COMMIT, Phase.REVERT):
+            assert action is None
+
+
+@pytest.mark.parametrize(
+    ("slots", "to", "refused", "expected", "target"),
+    [
+        (Slots(installed(A), installed(B)), None, (), ActionKind.ROLL_BACK, B),
+        (Slots(installed(A), installed(B)), B, (), ActionKind.ROLL_BACK, B),
+        (Slots(installed(A), installed(B)), C, (), ActionKind.START, C),
+        (Slots(installed(A), installed(B)), C, (("r1", C),), ActionKind.ROLL_BACK, B),
+        (Slots(installed(A)), C, (), ActionKind.START, C),
+        (Slots(installed(A)), C, (("r1", C),), None, None),
+        (Slots(installed(A)), None, (), ActionKind.ROLL_BACK, None),
+        (Slots(installed(B)), C, (), None, None),
+    ],
+)
+def test_where_a_rollback_of_a_goes(slots, to, refused, expected, target):
+    wish = decision(Verb.REVERT, A, to=to, kind="rollback")
+    action = choose(ModelRecord("m", slots), wish, frozenset(refused))
+    assert kind(action) is expected
+    if expected is ActionKind.START:
+        assert (action.start.manifest_sha256, action.start.replaces) == (target, A)
+    if expected is ActionKind.ROLL_BACK:
+        assert action.start.previous_sha256 == target
+
+
+def test_a_directive_is_adopted_only_when_it_deploys_and_is_not_halted():
+    record = ModelRecord("m", Slots(installed(A, "r0")))
+    assert kind(choose(record, decision(Verb.KEEP, A, "r1"), frozenset())) is ActionKind.ADOPT
+    assert choose(record, decision(Verb.KEEP, A, "r0"), frozenset()) is None
+    assert choose(record, decision(Verb.KEEP, A, "r1", halt=True), frozenset()) is None
+    assert choose(record, decision(Verb.KEEP, A, "r1", kind="rollback"), frozenset()) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "counts", "event", "code"),
+    [
+        (Phase.FETCH, {"attempt": 99}, Event.RESTARTED, ""),
+        (Phase.VERIFY, {"attempt": 3}, Event.RESTARTED, ""),
+        (Phase.VERIFY, {"attempt": 4}, Event.REFUSED, "verify_crashed_device"),
+        (Phase.TRY, {"attempt": 1}, Event.RESTARTED, ""),
+        (Phase.TRY, {"attempt": 2}, Event.REFUSED, "trial_crashed_device"),
+        (Phase.SWAP, {"boots": 1}, Event.RESTARTED, ""),
+        (Phase.SWAP, {"boots": 2}, Event.SWAP_FAILED, "swap_restarts"),
+        (Phase.PROBATION, {"boots": 1}, Event.RESTARTED, ""),
+        (Phase.PROBATION, {"boots": 2}, Event.FAILED, "probation_restarts"),
+        (Phase.COMMIT, {"boots": 9}, Event.RESTARTED, ""),
+        (Phase.REVERT, {"attempt": 9}, Event.RESTARTED, ""),
+    ],
+)
+def test_restarts_are_counted_and_bounded(phase, counts, event, code):
+    found, deployment = on_restart(going(A, phase, **counts), LIMITS)
+    assert (found, deployment.reason_code) == (event, code)
+    if code:
+        assert "bundles/pi/m-a" in deployment.reason
+    after_event(deployment, found)  # the table has it
+
+
+def test_attempts_are_shared_by_fetch_and_verify_and_begin_anew_with_the_trial():
+    deployment = after_event(going(A, Phase.FETCH), Event.FETCHED)
+    deployment = after_event(after_event(deployment, Event.DAMAGED), Event.FETCHED)
+    assert (deployment.phase, deployment.attempt) == (Phase.VERIFY, 2)
+    assert after_event(deployment, Event.VERIFIED).attempt == 1
+
+
+def test_slots_after_each_end():
+    slots = Slots(installed(A), installed(B))
+    new = going(C, Phase.COMMIT)
+    assert slots_after_commit(slots, new) == Slots(new.installed, installed(A))
+    assert slots_after_commit(slots, replace(new, replaces=A)) == Slots(new.installed, None)
+    assert slots_after_commit(Slots(), new) == Slots(new.installed, None)
+    assert slots_after_revert(slots, going(C, Phase.REVERT), A) == slots
+    assert slots_after_revert(slots, going(A, Phase.REVERT), B) == Slots(installed(B), None)
+    assert slots_after_revert(slots, going(A, Phase.REVERT), None) == Slots(None, None)
+
+
+def test_what_stays_on_disk():
+    record = ModelRecord("m", Slots(installed(A)), going(B, Phase.TRY, previous_sha256=C))
+    assert kept_slots([record]) == {A, B, C}
+    assert kept_slots({"m": record, "n": ModelRecord("n")}) == {A, B, C}

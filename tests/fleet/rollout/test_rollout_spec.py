@@ -1,0 +1,199 @@
+"""What an operator may ask for, and what each mistake is told."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.errors import RequestError
+from fleet.rollout.spec import (
+    ALL_BP,
+    Guards,
+    RolloutSpec,
+    Stage,
+    bundle_class,
+    parse_duration,
+    parse_percent,
+    parse_spec,
+    selectors_overlap,
+    spec_from_toml,
+)
+
+MINIMAL: dict[str, Any] = {"bundle": "bundles/cam/digits-1.0"}
+HUNDRED = [{"percent_bp": 10_000, "bake_s": 1}]
+
+
+def test_a_bundle_is_enough() -> None:
+    spec = parse_spec(MINIMAL)
+    assert spec.model == ""
+    assert spec.guards == Guards()
+    assert spec.stages[-1].percent_bp == ALL_BP
+
+
+@given(
+    st.lists(st.integers(1, ALL_BP - 1), unique=True, max_size=8),
+    st.dictionaries(
+        st.from_regex(r"[a-z]{1,5}", fullmatch=True),
+        st.text(st.characters(categories=("L", "N")), min_size=1, max_size=9),
+        max_size=16,
+    ),
+    st.floats(0, 0.99),
+)
+def test_what_is_stored_reads_back_the_same(
+    shares: list[int], selector: dict[str, str], rate: float
+) -> None:
+    stages = tuple(Stage(share, 5.0) for share in (*sorted(shares), ALL_BP))
+    spec = RolloutSpec(
+        model="digits",
+        bundle="bundles/cam/digits-1",
+        stages=stages,
+        selector=tuple(sorted(selector.items())),
+        guards=Guards(max_error_rate=rate, max_over_latency_rate=None),
+    )
+    assert parse_spec(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"bundle": 7}, "bundle = 7 must be a text"),
+        ({"bundle": "digits-1"}, "bundles/CLASS/MODEL-VERSION"),
+        ({"bundle": "bundles/../x-1"}, "bundles/CLASS/MODEL-VERSION"),
+        ({"model": "other"}, "not the model of bundle"),
+        ({"stagse": []}, "did you mean 'stages'?"),
+        ({"stages": []}, "has 1 to 20 stages, this one 0"),
+        ({"stages": HUNDRED * 2}, "each stage must reach more of the fleet"),
+        ({"stages": [{"percent_bp": 5000, "bake_s": 1}]}, "it must be 100 %"),
+        ({"stages": [{"percent_bp": 0, "bake_s": 1}]}, "a whole number from 1 to 10000"),
+        ({"stages": [{"percent_bp": True, "bake_s": 1}]}, "a whole number from 1 to 10000"),
+        ({"stages": [{"percent_bp": 10_000}]}, "stage 1 has no bake_s"),
+        ({"stages": [{"percent_bp": 10_000, "bake_s": -1}]}, "bake_s = -1 must be a number"),
+        ({"stages": [{"percent_bp": 10_000, "bake_s": float("nan")}]}, "bake_s = nan"),
+        ({"stages": "all"}, "must be a list"),
+        ({"stages": [7]}, "stage 1 must be a table"),
+        ({"selector": {"Region": "x"}}, "no label name"),
+        ({"selector": {"region": ""}}, "no label value"),
+        ({"selector": {"region": 7}}, "no label value"),
+        ({"selector": {"region": "a\0b"}}, "no label value"),
+        ({"selector": {f"l{i}": "x" for i in range(17)}}, "at most 16 labels"),
+        ({"guards": {"max_eror_rate": 0.1}}, "did you mean 'max_error_rate'?"),
+        ({"guards": {"max_error_rate": 1}}, "a share from 0 to below 1"),
+        ({"guards": {"max_error_rate": -0.1}}, "a share from 0 to below 1"),
+        ({"guards": {"max_error_rate": float("nan")}}, "a share from 0 to below 1"),
+        ({"guards": {"max_error_rate": "5 %"}}, "a share from 0 to below 1"),
+        ({"guards": {"min_requests": 0}}, "min_requests = 0"),
+        ({"guards": {"min_devices": 0}}, "min_devices = 0"),
+        ({"guards": {"silence_s": 0}}, "silence_s = 0"),
+        ({"strategy": "blue-green"}, "the only strategy is canary"),
+        ({"install_deadline_s": 0}, "install_deadline_s = 0"),
+    ],
+)
+def test_a_mistake_is_named(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_spec({**MINIMAL, **change})
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", [None, 7, "x", [], [MINIMAL]])
+def test_what_is_no_table_is_refused(raw: object) -> None:
+    with pytest.raises(RequestError, match="must be a table"):
+        parse_spec(raw)
+
+
+def test_a_rollout_without_any_guard_is_refused() -> None:
+    off = {
+        "max_install_failure_rate": None,
+        "max_error_rate": "off",
+        "max_over_latency_rate": None,
+        "max_output_violation_rate": "off",
+    }
+    with pytest.raises(RequestError, match="nothing could stop this rollout"):
+        parse_spec({**MINIMAL, "guards": off})
+    one_left = {**off, "max_output_violation_rate": 0.5}
+    assert parse_spec({**MINIMAL, "guards": one_left}).guards.rates() == (None, None, 0.5)
+
+
+def test_toml() -> None:
+    spec = spec_from_toml(
+        """
+        bundle = "bundles/cam/digits-2.0"
+        install_deadline = "30m"
+        [selector]
+        region = "north"
+        [[stage]]
+        percent = 0.5
+        bake = "90s"
+        [[stage]]
+        percent = "100%"
+        bake = 60
+        [guards]
+        max_error_rate = 0.02
+        max_over_latency_rate = "off"
+        """
+    )
+    assert spec.stages == (Stage(50, 90.0), Stage(10_000, 60.0))
+    assert spec.selector == (("region", "north"),)
+    assert spec.install_deadline_s == 1800.0
+    assert spec.guards.max_error_rate == 0.02
+    assert spec.guards.max_over_latency_rate is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("bundle =", "no valid TOML"),
+        ('bundle = "bundles/cam/a-1"\n[stage]\npercent = 1', "write [[stage]]"),
+        ('bundle = "bundles/cam/a-1"\n[[stage]]\npercent = 1', "[[stage]] 1 has no bake"),
+        ('bundle = "bundles/cam/a-1"\nstages = []\n[[stage]]\npercent = 1', "keep [[stage]]"),
+        ('bundle = "bundles/cam/a-1"\ninstall_deadline = "soon"', "no duration"),
+        ("x = 1\n" + "#" * 70_000, "larger than 65536 bytes"),
+    ],
+)
+def test_a_mistake_in_toml_is_named(text: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        spec_from_toml(text)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5 h", 5400), ("1d", 86_400)]
+)
+def test_durations(text: str, expected: float) -> None:
+    assert parse_duration(text, "x") == expected
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1w", "m", "1h30m", "inf", "nan"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(RequestError, match="no duration"):
+        parse_duration(text, "x")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("10", 1000), ("0.01%", 1), ("100 %", 10_000)])
+def test_percentages(text: str, expected: int) -> None:
+    assert parse_percent(text, "x") == expected
+
+
+@pytest.mark.parametrize("text", ["0", "0.001", "100.1", "-1", "x", "nan", "inf", ""])
+def test_no_percentages(text: str) -> None:
+    with pytest.raises(RequestError, match="no percentage"):
+        parse_percent(text, "x")
+
+
+def test_class_of_a_bundle() -> None:
+    assert bundle_class("bundles/cam-2/a-b-1.0-rc1") == "cam-2"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ((), (), True),
+        ((("a", "1"),), (), True),
+        ((("a", "1"),), (("b", "1"),), True),
+        ((("a", "1"),), (("a", "2"),), False),
+        ((("a", "1"), ("b", "1")), (("b", "2"),), False),
+    ],
+)
+def test_overlap(one: Any, other: Any, overlap: bool) -> None:
+    assert selectors_overlap(one, other) is overlap
+    assert selectors_overlap(other, one) is overlap

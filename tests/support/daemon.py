@@ -1,0 +1,104 @@
+"""Processes for tests: started with a log file, killed or ended on purpose, waited for by condition."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+POLL_S = 0.05
+_never = threading.Event()
+
+
+class GaveUpError(AssertionError):
+    """A condition did not come true in time."""
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
+    """The first true value of ``condition``; asks again until ``timeout_s`` is over."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise GaveUpError(f"not within {timeout_s:.0f} s: {what}")
+        _never.wait(POLL_S)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(
+    command: Sequence[str], *, check: bool = True, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; with ``check`` a failure shows what it printed."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env=env
+    )
+    said = f"{command} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert not check or done.returncode == 0, said
+    return done
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A process with a log file, in its own session."""
+
+    log: Path
+    process: Any = None
+
+    def start(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        assert not self.alive, "still running"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **(env or {})},
+            )
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def require_alive(self) -> None:
+        assert self.alive, f"died with {self.process and self.process.returncode}:\n{self.tail()}"
+
+    def tail(self, lines: int = 30) -> str:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def kill(self) -> None:
+        """SIGKILL the process alone: what it started must notice by itself."""
+        if self.alive:
+            self.process.kill()
+            self.process.wait(10)
+
+    def wait_dead(self, timeout_s: float = 30.0) -> int:
+        try:
+            return int(self.process.wait(timeout_s))
+        except subprocess.TimeoutExpired:
+            raise GaveUpError(f"alive after {timeout_s:.0f} s:\n{self.tail()}") from None
+
+    def terminate(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM, and the exit code."""
+        if self.alive:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait_dead(timeout_s)

@@ -1,0 +1,68 @@
+"""kill -9 of the agent around every write of the journal: it converges, and serves only what was verified.
+
+Each row names a phase of the updater and on which side of its durable write the power goes.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.bundles import tiny_project
+from tests.support.fleet import AGENT, Device, FleetHost
+
+KILLED_AGENT = (sys.executable, "-m", "tests.support.killed_agent")
+PHASES = ("fetch", "verify", "try", "swap", "probation", "commit", "idle")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_agent_killed_while_it_updates_converges(
+    when: str, phase: str, fleet_host: FleetHost, new_device: Callable[..., Device]
+) -> None:
+    device = new_device(f"cut-{when}-{phase}")
+    device.start(KILLED_AGENT, {"MUSTER_TEST_KILL": f"{when}:{phase}"})
+    assert device.daemon.wait_dead() == -9, device.daemon.tail()
+
+    device.start(AGENT)
+    device.wait_serving("tiny", "1.0.0")
+
+    wait_outcome(fleet_host, device.id, "committed")
+    served = fleet_host.device(device.id)["models"]
+    assert [(row["model"], row["version"]) for row in served] == [("tiny", "1.0.0")]
+
+
+def wait_outcome(host: FleetHost, device_id: str, outcome: str) -> None:
+    """Until the fleet manager knows how the device's newest deployment ended."""
+    from tests.support.daemon import wait_until
+
+    def known() -> bool:
+        rows = host.device(device_id)["deployments"]
+        return bool(rows) and rows[-1]["outcome"] == outcome
+
+    wait_until(known, f"the fleet knows that {device_id} is {outcome}")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_agent_killed_while_it_reverts_converges(
+    when: str,
+    fleet_host: FleetHost,
+    new_device: Callable[..., Device],
+    tmp_path: object,
+) -> None:
+    device = new_device(f"cut-{when}-revert")
+    device.start(KILLED_AGENT, {"MUSTER_TEST_KILL": f"{when}:revert"})
+    device.wait_serving("tiny", "1.0.0")
+    version = f"9.{'0' if when == 'before' else '1'}.{abs(hash(fleet_host.name)) % 100000}"
+    path = fleet_host.publish(tiny_project(device.folder, version, probation_s=600.0))
+    rollout = fleet_host.start_rollout(path, [(100, 600)], max_install_failure_rate=0.99)
+    device.wait_serving("tiny", version)
+
+    fleet_host.post(f"/v1/rollouts/{rollout}/rollback", {"reason": "test"})
+    assert device.daemon.wait_dead() == -9, device.daemon.tail()
+
+    device.start(AGENT)
+    device.wait_serving("tiny", "1.0.0")
+    wait_outcome(fleet_host, device.id, "reverted")
+    assert not re.search(r"Traceback", device.daemon.tail(200))
