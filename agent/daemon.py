@@ -43,6 +43,7 @@ from agent.logs import set_up_logging
 from agent.ports import Link
 from agent.state_dir import StatePaths
 from agent.supervisor import Supervisor, SupervisorLimits, SupervisorPorts
+from agent.trust.reading import fleet_name
 from agent.trust.refresh import TrustRefresher
 from agent.trust_keeper import TrustKeeperLimits, TrustPorts
 from agent.trust_view import RealRefresh, read_view
@@ -60,14 +61,28 @@ STOP_S: Final = 5.0
 """How long the last window may take at a stop."""
 
 
-def _read_root(path: Path) -> bytes:
+def _read_root(config: AgentConfig) -> bytes:
+    """The fleet's first root, of the right fleet. Raises ConfigError."""
+    path = config.fleet.root
     try:
-        return path.read_bytes()
+        raw = path.read_bytes()
+        fleet = fleet_name(raw)
     except OSError as error:
         raise ConfigError(
             f"cannot read [fleet] root = {path}: {error.strerror}. "
             f"Copy root.json from the fleet manager's folder to this device."
         ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"[fleet] root = {path} is not TUF root metadata ({error}). "
+            f"Copy root.json from the fleet manager's folder again."
+        ) from error
+    if fleet and fleet != config.fleet.name:
+        raise ConfigError(
+            f"[fleet] root = {path} is of fleet {fleet!r}, [fleet] name says {config.fleet.name!r}: "
+            f"correct the name, or copy the right fleet's root.json."
+        )
+    return raw
 
 
 def _limits(config: AgentConfig) -> SupervisorLimits:
@@ -100,7 +115,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
     device = config.device
     boot_id = secrets.token_hex(8)
     clock = SystemClock()
-    refresher = TrustRefresher(_read_root(config.fleet.root))
+    refresher = TrustRefresher(_read_root(config))
     async with AsyncExitStack() as stack:
         spool = SqliteSpool(
             paths.spool,
@@ -227,9 +242,9 @@ async def _main(config: AgentConfig) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of ``python -m agent.daemon``; ``fleet-agent run`` ends up here."""
+    """Entry of ``fleet-agent run``. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="fleet-agent run", description="Run the agent.")
-    parser.add_argument("--config", required=True, type=Path, help="the agent's TOML file")
+    parser.add_argument("--config", "-c", required=True, type=Path, help="the agent's TOML file")
     options = parser.parse_args(arguments)
     try:
         config = load_config(options.config)

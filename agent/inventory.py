@@ -19,6 +19,7 @@ from protos import report_pb2
 
 __all__ = ["Machine", "agent_version", "installed_version", "read_machine"]
 
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """This device, as far as it does not change while the agent runs. ``hardware`` is what ``uname -m`` says."""

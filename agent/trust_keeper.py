@@ -212,13 +212,13 @@ class TrustKeeper:
             state = await self._ports.refresh(self._state, pack)
         except RefusedMetadataError as error:
             self.counts.refused += 1
-            log.warning("signed metadata refused: %s", error, extra={"reason_code": error.code})
+            log.warning("%s", error, extra={"reason_code": error.code})
             if error.progress is not None:
                 await self._save(error.progress)
             return self._settled(pack, self._limits.retry_most_s)
         except TrustError as error:
             self.counts.refused += 1
-            log.warning("signed metadata refused: %s", error)
+            log.warning("%s", error)
             return self._settled(pack, self._limits.retry_most_s)
         except LinkError as error:
             self.counts.unreachable += 1

@@ -62,10 +62,9 @@ class World:
         self._threads = ThreadPoolExecutor(THREADS, "world")
         self._tasks: set[asyncio.Task[None]] = set()
         self._process = psutil.Process()
-        self._began_s = self._ended_s = 0.0
-        self._cpu_before_s = self._cpu_s = 0.0
+        self._began_s = self._cpu_before_s = 0.0
         self._rss_before = self._rss = self._rss_peak = 0
-        self._unacknowledged = 0
+        self._final: Summary | None = None
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -93,16 +92,13 @@ class World:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._note_memory()
-        self._unacknowledged = self._waiting()
-        self._ended_s = time.monotonic()
+        self._final = self.summary()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             _, pending = await asyncio.wait(self._tasks, timeout=STOP_TIMEOUT_S)
             if pending:
                 log.error("%d devices did not end within %.0f s", len(pending), STOP_TIMEOUT_S)
-        self._cpu_s = self._cpu_now_s() - self._cpu_before_s
         self._threads.shutdown(wait=False, cancel_futures=True)
         gc.unfreeze()
 
@@ -210,20 +206,22 @@ class World:
 
     def summary(self) -> Summary:
         """What has come of it; of a world that has been left, as it was then."""
-        shared, over = self._running, self._ended_s > 0
+        if self._final is not None:
+            return self._final
+        shared = self._running
         traffic, tally = shared.wire.traffic, shared.tally
         self._note_memory()
         return Summary(
             devices=self.scenario.devices.count,
             seed=self.scenario.devices.seed,
-            elapsed_s=round((self._ended_s or time.monotonic()) - self._began_s, 2),
+            elapsed_s=round(time.monotonic() - self._began_s, 2),
             connected_peak=traffic.connected_peak,
             connects=traffic.connects,
             cuts=traffic.cuts,
             reports_made=tally.reports,
             reports_sent=traffic.reports_sent,
             reports_acknowledged=sum(device.acknowledged for device in self.devices.values()),
-            reports_unacknowledged=self._unacknowledged if over else self._waiting(),
+            reports_unacknowledged=self._waiting(),
             reports_lost=traffic.reports_lost,
             reports_silenced=traffic.reports_silenced,
             deployments=dict(tally.outcomes),
@@ -235,7 +233,7 @@ class World:
             trust_refreshes=shared.refresher.asked,
             trust_verifications=shared.refresher.verified,
             failed_devices=len(self.failures),
-            cpu_s=round(self._cpu_s if over else self._cpu_now_s() - self._cpu_before_s, 2),
+            cpu_s=round(self._cpu_now_s() - self._cpu_before_s, 2),
             rss_bytes=self._rss,
             device_rss_bytes=self._per_device(self._rss),
             device_rss_peak_bytes=self._per_device(self._rss_peak),
@@ -250,9 +248,8 @@ class World:
             self._note_memory()
 
     def _note_memory(self) -> None:
-        if not self._ended_s:
-            self._rss = int(self._process.memory_info().rss)
-            self._rss_peak = max(self._rss_peak, self._rss)
+        self._rss = int(self._process.memory_info().rss)
+        self._rss_peak = max(self._rss_peak, self._rss)
 
     def _per_device(self, rss: int) -> int:
         return max(rss - self._rss_before, 0) // self.scenario.devices.count

@@ -120,7 +120,7 @@ class GrpcLink:
         call = self._stub.Watch(device_pb2.WatchRequest(device_id=self._device_id))
         try:
             # The server's first bytes prove that it is there; a pack may come much later.
-            await call.initial_metadata()
+            await call.wait_for_connection()
             self._up()
             async for down in call:
                 self._up()

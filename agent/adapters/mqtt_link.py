@@ -5,10 +5,13 @@ Rules kept here:
   subscription, reports stay in the spool until the fleet manager itself acknowledges them.
 - Payloads above ``MAX_PAYLOAD_BYTES`` and payloads that do not parse are dropped and counted, never raised.
 - Reconnects for ever with jitter; every queue is bounded.
+- A cancellation always arrives: the library waits with ``asyncio.wait_for``, which in Python 3.11 forgets a
+  cancellation that comes together with the result, so the time limits here are ``asyncio.timeout``.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -94,8 +97,10 @@ class MqttLink:
         pack_topic = topics.pack(self._fleet)
         request_topic = topics.request(self._fleet, self._device_id)
         async with client:
+            _raise_forgotten_cancellation()
             try:
-                await client.subscribe([(pack_topic, 1), (request_topic, 1)])
+                async with asyncio.timeout(self._limits.timeout_s):
+                    await client.subscribe([(pack_topic, 1), (request_topic, 1)], timeout=math.inf)
                 await self._publish_presence(client, online=True)
                 self._client = client
                 self._last_error = ""
@@ -144,7 +149,9 @@ class MqttLink:
 
     async def _publish_presence(self, client: aiomqtt.Client, *, online: bool) -> None:
         topic = topics.status(self._fleet, self._device_id)
-        await client.publish(topic, self._presence(online=online), qos=1, retain=True)
+        presence = self._presence(online=online)
+        async with asyncio.timeout(self._limits.timeout_s):
+            await client.publish(topic, presence, qos=1, retain=True, timeout=math.inf)
 
     async def _say_goodbye(self, client: aiomqtt.Client) -> None:
         # A clean disconnect discards the will, so the device says itself that it goes.
@@ -200,8 +207,15 @@ class MqttLink:
             )
         topic = topics.report(self._fleet, self._device_id)
         try:
-            await client.publish(topic, raw, qos=1)
-        except (aiomqtt.MqttError, ValueError) as error:
+            async with asyncio.timeout(self._limits.timeout_s):
+                await client.publish(topic, raw, qos=1, timeout=math.inf)
+        except (aiomqtt.MqttError, TimeoutError, ValueError) as error:
             raise LinkError(
                 f"the broker at {self._host}:{self._port} did not take a report: {error}"
             ) from error
+
+
+def _raise_forgotten_cancellation() -> None:
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

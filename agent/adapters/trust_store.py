@@ -5,7 +5,7 @@ Rules kept here:
 * One save is one transaction with ``synchronous=FULL``: after a power cut the store holds the state
   before it or the state after it, and once ``save`` has returned, the state after it. Without that,
   an old timestamp would be accepted again after a power cut.
-* Only what has changed is written; flash wears out.
+* Only metadata that has changed is written again; flash wears out.
 """
 
 import sqlite3
@@ -102,8 +102,9 @@ class SqliteTrustStore:
                 if stored.get(name) != content
             ],
         )
+        self._db.execute("DELETE FROM floors")
         self._db.executemany(
-            "INSERT OR REPLACE INTO floors (name, release) VALUES (?, ?)",
+            "INSERT INTO floors (name, release) VALUES (?, ?)",
             list(state.floors.items()),
         )
         self._db.execute(

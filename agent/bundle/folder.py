@@ -2,23 +2,31 @@
 
 Rules kept here, because a bundle is hostile until proven otherwise: no symbolic link is followed at
 any depth, only regular files with a single link are read, reading is bounded by what the manifest
-says, and a file or folder the manifest does not name is refused. Nothing is written.
+says, and a file or folder the manifest does not name is refused. Nothing is written. A disk that fails
+while reading is the device's fault (DeviceError), never the bundle's.
 """
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from agent.bundle.errors import BundleFileError
 from agent.bundle.manifest import MAX_MANIFEST_BYTES, BundleFile, Manifest, manifest_sha256
 from agent.bundle.names import MANIFEST_NAME, MAX_NAME_DEPTH, check_name
 from agent.bundle.parse import parse_manifest
+from agent.errors import DeviceError
 
 __all__ = ["open_bundle_file", "read_bundle", "verify_folder"]
+
+# What opening says of a folder that is not as it should be; anything else is the disk or the machine.
+_NOT_AS_IT_SHOULD_BE: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EACCES}
+)
 
 
 def read_bundle(path: str | os.PathLike[str]) -> tuple[Manifest, bytes]:
@@ -27,8 +35,10 @@ def read_bundle(path: str | os.PathLike[str]) -> tuple[Manifest, bytes]:
     Raises:
         BundleFileError: there is no readable manifest.
         ManifestError: the manifest breaks a rule.
+        DeviceError: the disk cannot be read.
     """
-    with _open_regular(Path(path), (MANIFEST_NAME,)) as stream:
+    root = Path(path)
+    with _open_regular(root, (MANIFEST_NAME,)) as stream, _reading(root, MANIFEST_NAME):
         raw = stream.read(MAX_MANIFEST_BYTES + 1)
     return parse_manifest(raw), raw
 
@@ -42,6 +52,7 @@ def verify_folder(path: str | os.PathLike[str], *, expected_sha256: str = "") ->
     Raises:
         BundleFileError: names the first file that does not fit and how.
         ManifestError: the manifest breaks a rule.
+        DeviceError: the disk cannot be read.
     """
     root = Path(path)
     manifest, raw = read_bundle(root)
@@ -51,13 +62,15 @@ def verify_folder(path: str | os.PathLike[str], *, expected_sha256: str = "") ->
             f"not {expected_sha256}; fetch the bundle again"
         )
     allowed = {MANIFEST_NAME, *(file.name for file in manifest.files)}
-    for name in _walk(root):
+    with _reading(root, "."):
+        names = list(_walk(root))
+    for name in names:
         if name not in allowed:
             raise BundleFileError(
                 f"bundle {root} holds {name!r}, which its manifest does not name; remove it"
             )
     for file in manifest.files:
-        with open_bundle_file(root, file.name) as stream:
+        with open_bundle_file(root, file.name) as stream, _reading(root, file.name):
             _verify_file(root, file, stream)
     return manifest
 
@@ -68,6 +81,7 @@ def open_bundle_file(root: str | os.PathLike[str], name: str) -> BinaryIO:
     Raises:
         ManifestError: ``name`` is not an allowed name.
         BundleFileError: there is no such file, or it is no regular file with one link.
+        DeviceError: the disk cannot be read.
     """
     return _open_regular(Path(root), tuple(check_name(name).split("/")))
 
@@ -85,6 +99,8 @@ def _open_regular(root: Path, parts: tuple[str, ...]) -> BinaryIO:
             # O_NONBLOCK: opening a FIFO must not wait for a writer that never comes
             file = os.open(parts[-1], flags | os.O_NONBLOCK, dir_fd=folder)
     except OSError as error:
+        if error.errno not in _NOT_AS_IT_SHOULD_BE:
+            raise _unreadable(root, name, error) from error
         raise BundleFileError(
             f"bundle {root}: cannot open {name!r}: {error.strerror} (links are not followed)"
         ) from error
@@ -101,6 +117,22 @@ def _open_regular(root: Path, parts: tuple[str, ...]) -> BinaryIO:
     except BaseException:
         os.close(file)
         raise
+
+
+@contextmanager
+def _reading(root: Path, name: str) -> Iterator[None]:
+    """A failing disk inside is the device's error."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(root, name, error) from error
+
+
+def _unreadable(root: Path, name: str, error: OSError) -> DeviceError:
+    return DeviceError(
+        f"bundle {root}: cannot read {name!r}: {error.strerror or error}; check the disk and its "
+        f"permissions"
+    )
 
 
 def _walk(root: Path, prefix: str = "", depth: int = 1) -> Iterator[str]:

@@ -7,7 +7,7 @@ Rules kept here:
 - An active model yields a window even without one request: silence must mean that something is wrong.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,50 +45,52 @@ class ServedModel:
 
 def merge_histograms(into: report_pb2.Histogram, other: report_pb2.Histogram) -> None:
     """Add ``other`` to ``into``. A bucket i at scale s covers (2^(i/2^s), 2^((i+1)/2^s)]."""
-    empty = not into.counts and not into.zero_count and not into.max
-    if empty:
-        into.CopyFrom(other)
-        _fit(into)
-        return
     into.zero_count += other.zero_count
     into.sum += other.sum
     into.max = max(into.max, other.max)
-    if not other.counts:
-        return
-    if not into.counts:
-        into.scale, into.offset = other.scale, other.offset
-    scale = min(into.scale, other.scale)
-    _downscale(into, into.scale - scale)
     added = report_pb2.Histogram()
     added.CopyFrom(other)
-    _downscale(added, added.scale - scale)
-    first = min(into.offset, added.offset) if into.counts else added.offset
-    last = max(into.offset + len(into.counts), added.offset + len(added.counts))
+    parts = [part for part in (into, added) if part.counts]
+    if not parts:
+        return
+    _align(parts)
+    first, last = _span(parts)
     counts = [0] * (last - first)
-    for part in (into, added):
+    for part in parts:
         for index, count in enumerate(part.counts):
             counts[part.offset - first + index] += count
-    into.offset = first
+    into.scale, into.offset = parts[0].scale, first
     into.counts[:] = counts
-    _fit(into)
 
 
-def _fit(histogram: report_pb2.Histogram) -> None:
-    while len(histogram.counts) > MAX_BUCKETS:
-        _downscale(histogram, 1)
+def _align(parts: Sequence[report_pb2.Histogram]) -> None:
+    """Bring all to one scale at which together they have at most MAX_BUCKETS buckets."""
+    scale = min(part.scale for part in parts)
+    for part in parts:
+        _downscale(part, part.scale - scale)
+    while True:
+        first, last = _span(parts)
+        if last - first <= MAX_BUCKETS:
+            return
+        for part in parts:
+            _downscale(part, 1)
+
+
+def _span(parts: Sequence[report_pb2.Histogram]) -> tuple[int, int]:
+    first = min(part.offset for part in parts)
+    return first, max(part.offset + len(part.counts) for part in parts)
 
 
 def _downscale(histogram: report_pb2.Histogram, steps: int) -> None:
     if steps <= 0:
         return
-    if histogram.counts:
-        first = histogram.offset >> steps
-        last = (histogram.offset + len(histogram.counts) - 1) >> steps
-        counts = [0] * (last - first + 1)
-        for index, count in enumerate(histogram.counts):
-            counts[((histogram.offset + index) >> steps) - first] += count
-        histogram.offset = first
-        histogram.counts[:] = counts
+    first = histogram.offset >> steps
+    last = (histogram.offset + len(histogram.counts) - 1) >> steps
+    counts = [0] * (last - first + 1)
+    for index, count in enumerate(histogram.counts):
+        counts[((histogram.offset + index) >> steps) - first] += count
+    histogram.offset = first
+    histogram.counts[:] = counts
     histogram.scale -= steps
 
 

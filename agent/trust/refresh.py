@@ -90,16 +90,26 @@ class TrustRefresher:
         """
         offered = None if pack is None else open_pack(pack, self._limits)
         try:
-            return self._refresh_at(state, source, offered, now_s)
-        except ExpiredError as error:
-            if error.progress is None or not _timestamp_keys_changed(state, error.progress):
-                raise
-            rotated = replace(error.progress, floor_s=0.0)
+            return self._refresh_or_retry(state, source, offered, now_s)
         except OSError as error:
             raise DeviceError(
                 f"cannot verify signed metadata, no room for a scratch folder: {error}. Free memory "
                 f"or disk space"
             ) from error
+
+    def _refresh_or_retry(
+        self,
+        state: TrustState,
+        source: "MetadataSource",
+        offered: Mapping[str, bytes] | None,
+        now_s: float,
+    ) -> TrustState:
+        try:
+            return self._refresh_at(state, source, offered, now_s)
+        except ExpiredError as error:
+            if error.progress is None or not _timestamp_keys_changed(state, error.progress):
+                raise
+            rotated = replace(error.progress, floor_s=0.0)
         # The floor was raised with keys that the newer root has replaced: judge by the clock once,
         # and let the new keys' timestamp set the floor.
         return self._refresh_at(rotated, source, offered, now_s)

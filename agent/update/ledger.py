@@ -167,4 +167,5 @@ def _ids(deployment: Deployment) -> dict[str, str]:
         "model": deployment.model,
         "bundle": deployment.bundle,
         "rollout": deployment.rollout_id,
+        "reason_code": deployment.reason_code,
     }

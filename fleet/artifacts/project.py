@@ -219,7 +219,7 @@ def _labels(folder: Path, table: Table) -> tuple[str, ...]:
         name = _inside(table.text("labels"), f"{table.where} labels")
         raw = _read(folder, name, MAX_LABELS_BYTES, f"{table.where} labels")
         try:
-            labels = tuple(raw.decode().removesuffix("\n").replace("\r\n", "\n").split("\n"))
+            labels = tuple(raw.decode().replace("\r\n", "\n").removesuffix("\n").split("\n"))
         except UnicodeDecodeError as error:
             raise ProjectError(
                 f"{table.where} labels: {folder / name} is not UTF-8 text"

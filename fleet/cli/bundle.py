@@ -180,14 +180,13 @@ def list_bundles(server: str = ServerOption, as_json: bool = JsonOption) -> None
             return
         print_table(
             "Bundles",
-            ("bundle", "release", "size", "published", "sha256"),
+            ("bundle", "release", "size", "published"),
             [
                 (
                     row["path"],
                     row["release"],
                     _size(row["size_bytes"]),
                     _when(row["published_s"]),
-                    row["manifest_sha256"][:12],
                 )
                 for row in bundles
             ],

@@ -17,7 +17,16 @@ from rich.table import Table
 from agent.errors import AgentError, BundleError, TrustError
 from fleet.errors import ConfigError, FleetError, RefusedError, RequestError
 
-__all__ = ["ExitCode", "JsonOption", "console", "errors", "exit_code_of", "print_json", "print_table", "progress_console"]
+__all__ = [
+    "ExitCode",
+    "JsonOption",
+    "console",
+    "errors",
+    "exit_code_of",
+    "print_json",
+    "print_table",
+    "progress_console",
+]
 
 
 class ExitCode(IntEnum):
@@ -74,5 +83,7 @@ def errors(as_json: bool = False) -> Iterator[None]:
             body: Mapping[str, Any] = {"error": type(error).__name__, "message": str(error), "exit_code": int(code)}
             print_json(body)
         else:
-            progress_console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            progress_console.print(
+                f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
         raise typer.Exit(int(code)) from error

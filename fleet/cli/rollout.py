@@ -134,9 +134,7 @@ def start(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         spec = asked_spec(bundle, file, (stage, select, guard), install_deadline)
         started = client.post_json(f"/v1/rollouts?force={'true' if force else 'false'}", spec)
         if not as_json:
-            console.print(
-                f"{started['id']}: {started['bundle']} {started['reason']}", highlight=False
-            )
+            _say(f"{started['id']}: {started['bundle']} {started['reason']}")
         if follow:
             _watch(client, started["id"], 0.0, 1.0, as_json)
     if as_json:
@@ -268,7 +266,7 @@ def _change(rollout: str, event: str, reason: str, server: str, as_json: bool) -
     if as_json:
         print_json(changed)
     else:
-        console.print(f"{changed['id']}: {changed['reason']}", highlight=False)
+        _say(f"{changed['id']}: {changed['reason']}")
 
 
 def _watch(
@@ -302,11 +300,12 @@ def _end(found: dict[str, Any], timeout_s: float, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif code is ExitCode.HOLDING:
-        console.print(
-            f"{found['id']} is still {found['state']} after {timeout_s:g} s: {found['reason']}",
-            highlight=False,
-        )
+        _say(f"{found['id']} is still {found['state']} after {timeout_s:g} s: {found['reason']}")
     else:
-        said = found["state"].replace("_", " ")
-        console.print(f"{found['id']} {said}: {found['reason']}", highlight=False, markup=False)
+        _say(f"{found['id']}: {found['reason']}")
     raise typer.Exit(int(code))
+
+
+def _say(text: str) -> None:
+    """One line, not wrapped: it is searched for and cut by other programs."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

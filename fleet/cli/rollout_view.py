@@ -91,6 +91,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"{', with ' + selector if selector else ''}), at least {seconds(plan['shortest_s'])}",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
     rows = []
     for number, stage in enumerate(plan["stages"], 1):
@@ -107,9 +108,9 @@ def print_plan(plan: dict[str, Any]) -> None:
         )
     print_table("Stages", ("stage", "share", "bakes", "devices", "new in it"), rows)
     for text in plan["warnings"]:
-        console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+        console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
     for text in plan["problems"]:
-        console.print(f"problem: {text}", style="red", markup=False, highlight=False)
+        console.print(f"problem: {text}", style="red", markup=False, soft_wrap=True)
 
 
 def status_view(found: dict[str, Any]) -> RenderableType:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 from pathlib import Path
 
 import typer
@@ -26,6 +27,8 @@ def serve(
     json_logs: bool = typer.Option(False, "--json-logs", help="Log one JSON object a line."),
 ) -> None:
     """Run the fleet manager until it is told to stop. Port 0 takes a free port; run.json says which."""
+    # Our children are executed, not forked copies: gRPC need not prepare for them, nor warn.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import uvloop
 
     from fleet.daemon import serve as run

@@ -1,0 +1,2 @@
+"""What devices report: parsed (``reports``), taken in (``ingest``), stored (``record``), shown
+(``history``)."""

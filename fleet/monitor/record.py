@@ -7,9 +7,8 @@ forward.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Table, and_, or_, update
+from sqlalchemy import Connection, Table, and_, bindparam, or_, update
 
 from fleet.monitor.reports import Kind, ParsedReport
 from fleet.registry.devices import apply_inventory, register
@@ -42,8 +41,7 @@ def record(connection: Connection, reports: Sequence[ParsedReport], now_s: float
         by_kind[one.kind].append(one)
     new_windows = _insert(connection, windows, by_kind[Kind.WINDOW], now_s)
     new_events = _insert(connection, deployment_events, by_kind[Kind.EVENT], now_s)
-    for event in new_events:
-        _advance(connection, event.row, now_s)
+    _advance(connection, new_events, now_s)
     news = sum(
         apply_inventory(connection, one.device_id, one.row, one.active, now_s)
         for one in by_kind[Kind.INVENTORY]
@@ -66,29 +64,33 @@ def _insert(
     return [one for identity, one in unique.items() if identity in added]
 
 
-def _advance(connection: Connection, event: Any, now_s: float) -> None:
-    """Make an event the newest step of its device in its rollout, unless a newer one is known."""
-    step = insert(connection, deployments).values(
-        {name: event[name] for name in _STEP_COLUMNS} | {"updated_s": now_s}
-    )
+def _advance(connection: Connection, events: Sequence[ParsedReport], now_s: float) -> None:
+    """Make each event the newest step of its device in its rollout, unless a newer one is known."""
+    if not events:
+        return
+    step = insert(connection, deployments)
     new, old = step.excluded, deployments.c
     newer = or_(
         and_(old.boot_id == new.boot_id, old.seq < new.seq),
         and_(old.boot_id != new.boot_id, old.at_ms <= new.at_ms),
     )
     changed = {name: new[name] for name in (*_STEP_COLUMNS[2:], "updated_s")}
-    connection.execute(
-        step.on_conflict_do_update(
-            index_elements=[old.device_id, old.rollout_id], set_=changed, where=newer
-        )
+    step = step.on_conflict_do_update(
+        index_elements=[old.device_id, old.rollout_id], set_=changed, where=newer
     )
-    if event["outcome"] == "committed":
-        connection.execute(
-            update(deployments)
-            .where(
-                old.device_id == event["device_id"],
-                old.rollout_id == event["rollout_id"],
-                old.committed_s.is_(None),
-            )
-            .values(committed_s=now_s)
+    rows = [
+        {name: event.row[name] for name in _STEP_COLUMNS} | {"updated_s": now_s} for event in events
+    ]
+    connection.execute(step, rows)
+    committed = [
+        {"of_device": row["device_id"], "of_rollout": row["rollout_id"], "at_s": now_s}
+        for row in rows
+        if row["outcome"] == "committed"
+    ]
+    if committed:
+        first = update(deployments).where(
+            old.device_id == bindparam("of_device"),
+            old.rollout_id == bindparam("of_rollout"),
+            old.committed_s.is_(None),
         )
+        connection.execute(first.values(committed_s=bindparam("at_s")), committed)

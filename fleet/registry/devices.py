@@ -33,17 +33,16 @@ _DESCRIPTION_COLUMNS = (
 
 def register(connection: Connection, device_ids: Iterable[str], now_s: float) -> None:
     """Note that these devices were heard of now, and add those that are new."""
-    ids = sorted(set(device_ids))
-    if not ids:
+    rows = [
+        {"id": one, "first_seen_s": now_s, "last_seen_s": now_s} for one in sorted(set(device_ids))
+    ]
+    if not rows:
         return
-    known = insert(connection, devices).values(
-        [{"id": one, "first_seen_s": now_s, "last_seen_s": now_s} for one in ids]
+    heard = insert(connection, devices)
+    heard = heard.on_conflict_do_update(
+        index_elements=[devices.c.id], set_={"last_seen_s": heard.excluded.last_seen_s}
     )
-    connection.execute(
-        known.on_conflict_do_update(
-            index_elements=[devices.c.id], set_={"last_seen_s": known.excluded.last_seen_s}
-        )
-    )
+    connection.execute(heard, rows)
 
 
 def apply_inventory(

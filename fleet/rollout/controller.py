@@ -75,7 +75,7 @@ def _reason(step: Step, result: GateResult, snapshot: Snapshot) -> str:
     if step is Step.PROMOTE:
         return f"promoted: {passed}"
     if step is Step.ROLLBACK:
-        return f"rolling back in {rollout.stage_name()}: {result.reason}"
+        return f"rolled back in {rollout.stage_name()}: {result.reason}"
     return f"holding: {result.reason}"
 
 

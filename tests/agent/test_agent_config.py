@@ -61,7 +61,11 @@ def test_the_example_is_a_configuration_and_names_every_key(tmp_path):
     [
         ("[telemetry]", "[telemetri]", r"unknown section \[telemetri\]; did you mean 'telemetry'"),
         ("window_s", "windows_s", r"\[telemetry\] windows_s is not a key; did you mean 'window_s'"),
-        ("window_s = 5", "frobnicate = 5", r"\[telemetry\] frobnicate is not a key; known are: window_s"),
+        (
+            "window_s = 5",
+            "frobnicate = 5",
+            r"\[telemetry\] frobnicate is not a key; known are: window_s",
+        ),
         ("window_s = 5", 'window_s = "5"', r"\[telemetry\] window_s = '5' must be a number"),
         ("window_s = 5", "window_s = true", r"must be a number"),
         ("window_s = 5", "window_s = nan", r"must be a finite number"),
@@ -85,7 +89,11 @@ def test_the_example_is_a_configuration_and_names_every_key(tmp_path):
         ("[fleet]", "fleet = 3\n[fleets]", "is not valid TOML|unknown section|must be a section"),
         ("window_s = 5", "window_s = ", "is not valid TOML"),
         ("[telemetry]\nwindow_s = 5", '[log]\nlevel = "loud"', "must be one of: debug, info"),
-        ("[telemetry]\nwindow_s = 5", '[serving]\nlisten = "0.0.0.0:8473"', r"\[serving\] listen = '0.0.0.0'|loopback"),
+        (
+            "[telemetry]\nwindow_s = 5",
+            '[serving]\nlisten = "0.0.0.0:8473"',
+            r"\[serving\] listen = '0.0.0.0'|loopback",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, message):
@@ -107,7 +115,11 @@ def test_port_zero_is_for_listening_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("127.0.0.1:80", ("127.0.0.1", 80)), ("localhost:1", ("localhost", 1)), ("[::1]:8471", ("::1", 8471))],
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("localhost:1", ("localhost", 1)),
+        ("[::1]:8471", ("::1", 8471)),
+    ],
 )
 def test_addresses(text, expected):
     assert parse_address(text, "x") == expected

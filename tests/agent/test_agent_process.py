@@ -1,4 +1,4 @@
-"""The agent as a process, by its command line: starts, reports, says so to systemd, stops; status and doctor beside it."""
+"""The agent as a process: it starts, reports, tells systemd and stops; status and doctor beside it."""
 
 import asyncio
 import json
@@ -99,7 +99,12 @@ async def command(*arguments, **environment):
 async def agent(config, log, **environment):
     with log.open("wb") as stream:
         process = await asyncio.create_subprocess_exec(
-            *COMMAND, "run", "--config", str(config), stderr=stream, env={**os.environ, **environment}
+            *COMMAND,
+            "run",
+            "--config",
+            str(config),
+            stderr=stream,
+            env={**os.environ, **environment},
         )
     try:
         yield process
@@ -151,7 +156,11 @@ async def test_a_life_over_grpc_alone(tmp_path):
             code, out, _ = await command("status", "--config", str(config), "--json")
             assert code == 0
             status = json.loads(out)
-            assert (status["device"], status["running"], status["pid"]) == ("cam-1", True, process.pid)
+            assert (status["device"], status["running"], status["pid"]) == (
+                "cam-1",
+                True,
+                process.pid,
+            )
 
             code, _, err = await command("run", "--config", str(config))
             assert code == 1
@@ -185,6 +194,7 @@ async def next_mqtt_report(client, device):
             down = device_pb2.Downlink(ack=report_pb2.ReportAck(ids=ids))
             await client.publish(topics.request("lab", device), down.SerializeToString(), qos=1)
             return batch.reports[0]
+    raise AssertionError("the messages ended")
 
 
 @pytest.mark.mosquitto
@@ -194,7 +204,9 @@ async def test_reports_go_over_the_broker_and_without_one_over_grpc(tmp_path):
     await broker.start()
     async with fleet_manager(tmp_path) as manager:
         config = write_config(tmp_path, manager.address, f"127.0.0.1:{broker.port}")
-        config.write_text(config.read_text().replace("[serving]", "fallback_after_s = 0.5\n[serving]"))
+        config.write_text(
+            config.read_text().replace("[serving]", "fallback_after_s = 0.5\n[serving]")
+        )
         async with aiomqtt.Client(*broker.address, protocol=aiomqtt.ProtocolVersion.V5) as client:
             await client.subscribe(topics.all_reports("lab"), 1)
             # The agent's inventory is what it has to say at each start.
@@ -217,7 +229,15 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path):
         found = json.loads(out)
         assert (code, found["ok"]) == (0, True), out
         checks = {it["check"] for it in found["findings"]}
-        assert {"state folder", "disk", "root.json", "fleet manager", "broker", "onnxruntime", "slots"} <= checks
+        assert {
+            "state folder",
+            "disk",
+            "root.json",
+            "fleet manager",
+            "broker",
+            "onnxruntime",
+            "slots",
+        } <= checks
 
     (tmp_path / "state" / "spool.db").write_bytes(b"no database at all" * 500)
     (tmp_path / "root.json").write_text("{}")
@@ -242,6 +262,10 @@ async def test_wrong_usage_and_wrong_configuration_end_with_2(tmp_path):
     code, _, err = await command("run", "--config", str(config))
     assert code == 2
     assert "cannot read [fleet] root" in err
+    (tmp_path / "root.json").write_text("{}")
+    code, _, err = await command("run", "--config", str(config))
+    assert code == 2
+    assert "is not TUF root metadata" in err
 
 
 async def test_config_prints_and_checks(tmp_path):

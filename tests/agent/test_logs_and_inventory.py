@@ -27,7 +27,11 @@ def test_json_lines_carry_the_ids():
     assert text.count("\n") == 1
     found = json.loads(text)
     assert (found["device"], found["model"], found["rollout"]) == ("cam-1", "m", "r7")
-    assert (found["level"], found["message"], found["logger"]) == ("warning", "two\nlines here", "agent.test")
+    assert (found["level"], found["message"], found["logger"]) == (
+        "warning",
+        "two\nlines here",
+        "agent.test",
+    )
     assert "bundle" not in found
 
 
@@ -40,7 +44,9 @@ def test_json_lines_carry_the_exception():
 
 
 def test_text_lines_end_with_the_ids():
-    assert line(TextFormatter(), model="m", rollout="r7").endswith("lines here  [model=m rollout=r7]\n")
+    assert line(TextFormatter(), model="m", rollout="r7").endswith(
+        "lines here  [model=m rollout=r7]\n"
+    )
 
 
 def test_the_inventory_of_this_machine():
@@ -51,7 +57,11 @@ def test_the_inventory_of_this_machine():
     assert machine.onnxruntime_version == installed_version("onnxruntime") != ""
     assert machine.agent_version == agent_version()
     facts = machine.facts()
-    assert (facts.device_id, facts.device_class, facts.labels) == ("cam-1", "camera", {"site": "north"})
+    assert (facts.device_id, facts.device_class, facts.labels) == (
+        "cam-1",
+        "camera",
+        {"site": "north"},
+    )
     report = machine.report([ServedModel("m", "1", "a" * 64, "r1")], 123)
     assert report.disk_free_bytes == 123
     assert [(it.model, it.version, it.rollout_id) for it in report.active] == [("m", "1", "r1")]

@@ -181,7 +181,11 @@ async def test_it_resumes_before_it_decides_and_says_what_it_is():
         assert device.updater.began == ["resume", "run"]
         assert device.supervisor.resumed.is_set()
         [inventory] = device.link.inventories()
-        assert (inventory.device_class, inventory.hardware, inventory.agent_version) == ("cam", "x86_64", "0.1.0")
+        assert (inventory.device_class, inventory.hardware, inventory.agent_version) == (
+            "cam",
+            "x86_64",
+            "0.1.0",
+        )
         await device.clock.advance(10)
         assert device.updater.desired == [()]
 
@@ -236,7 +240,9 @@ async def test_a_deployment_that_begins_is_looked_at_at_once():
         before = device.server.drains
         await device.clock.advance(3)
         assert device.server.drains - before >= 3
-        assert [it.deployment.deployment_id for it in device.link.reports if it.HasField("deployment")] == ["x"]
+        assert [
+            it.deployment.deployment_id for it in device.link.reports if it.HasField("deployment")
+        ] == ["x"]
 
 
 async def test_the_end_of_a_deployment_makes_it_decide_again_and_report_what_is_active():
@@ -269,7 +275,10 @@ async def test_a_dead_model_server_is_told_and_the_heartbeat_goes_on():
         device.server.broken = False
         device.server.become(ServerState(True, 2, 101, "killed by SIGSEGV"))
         await device.clock.advance(2)
-        assert [(it.running, it.generation) for it in device.updater.states] == [(False, 1), (True, 2)]
+        assert [(it.running, it.generation) for it in device.updater.states] == [
+            (False, 1),
+            (True, 2),
+        ]
 
 
 async def test_packs_reach_the_trust_keeper():

@@ -9,15 +9,20 @@ import pytest
 
 from agent.delivery.offload import run_inline
 from agent.errors import DeviceError, LinkError
-from agent.trust import CurrentModel, DeviceFacts, RefusedMetadataError, TrustState, Verb
+from agent.trust import CurrentModel, DeviceFacts, Directive, RefusedMetadataError, TrustState, Verb
 from agent.trust_keeper import TrustKeeper, TrustKeeperLimits, TrustPorts
 from agent.trust_view import RealRefresh, read_view
-from agent.trust import Directive
 from tests.support.manual_clock import ManualClock
 from tests.support.signed_fleet import DAY_S, START_S, SignedFleet
 
 LIMITS = TrustKeeperLimits(
-    refresh_s=3600, connect_jitter_s=5, decide_s=60, retry_first_s=2, retry_most_s=300, burst=3, refill_s=10
+    refresh_s=3600,
+    connect_jitter_s=5,
+    decide_s=60,
+    retry_first_s=2,
+    retry_most_s=300,
+    burst=3,
+    refill_s=10,
 )
 FACTS = DeviceFacts("cam-1", "cam", "x86_64", agent_version="0.1.0", onnxruntime_version="1.31.0")
 
@@ -62,7 +67,12 @@ class Device:
 
         ports = TrustPorts(self.store, noted, read_view, run_inline, self.clock)
         self.keeper = TrustKeeper(
-            ports, FACTS, lambda: self.current, self.desire, replace(LIMITS, **limits), random.Random(1)
+            ports,
+            FACTS,
+            lambda: self.current,
+            self.desire,
+            replace(LIMITS, **limits),
+            random.Random(1),
         )
         self.desired = []
 
@@ -211,7 +221,9 @@ async def test_a_broker_that_withholds_a_halt_is_caught_by_the_periodic_refresh(
     async with running(device):
         device.keeper.offer_pack(pack)
         await device.clock.settle()
-        device.current = {"m": CurrentModel("m", pending_sha256=release.sha256, pending_rollout_id="r1")}
+        device.current = {
+            "m": CurrentModel("m", pending_sha256=release.sha256, pending_rollout_id="r1")
+        }
         fleet.direct(directive(release, halt=True))
         device.source = fleet.offered()
         await device.clock.advance(LIMITS.refresh_s * 1.2)

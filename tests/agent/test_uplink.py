@@ -14,7 +14,9 @@ from agent.uplink import LinkState, Uplink, UplinkLimits, choose
 from protos import report_pb2
 from tests.support.manual_clock import ManualClock
 
-LIMITS = UplinkLimits(fallback_after_s=10, ack_timeout_s=15, retry_first_s=1, retry_most_s=60, probe_s=300)
+LIMITS = UplinkLimits(
+    fallback_after_s=10, ack_timeout_s=15, retry_first_s=1, retry_most_s=60, probe_s=300
+)
 
 
 class FakeLink:
@@ -195,8 +197,9 @@ async def test_acknowledgements_of_unknown_reports_are_harmless():
         await clock.settle()
         ack = report_pb2.ReportAck(ids=[report_pb2.ReportId(boot_id="other", seq=1)])
         link.inbox.put(DownlinkMessage(ack=ack))
-        await clock.settle()
+        await clock.advance(14)
         assert spool.stats().reports == 1
+        assert link.batches == [[1]]
 
 
 @pytest.mark.parametrize(

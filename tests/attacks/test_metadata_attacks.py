@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import Targets
+from tuf.api.metadata import TargetFile, Targets
 
 from agent.trust import Directive, Reason, TrustState, Verb, decide
 from agent.trust.decision import DeviceFacts
@@ -410,15 +410,31 @@ def test_withdrawn_bundle_again_with_all_online_keys(fleet: SignedFleet, device:
 def test_release_in_the_rollout_role(fleet: SignedFleet, device: Reader) -> None:
     """The online role cannot approve: a bundle under its own signature is not there."""
     bundle = fleet.publish()
-    entry = fleet.read("2.release.json").signed.targets[bundle.path]
-    pack = fleet.forged_pack(
-        change=lambda role: role.targets.update({"bundles/cam/m-1": entry, "rollouts/r1": entry})
-    )
+    evil = replace(bundle, path="bundles/cam/m-2", version="2", sha256="e" * 64, release=2)
+    hashes = {"sha256": evil.sha256}
+    target = TargetFile(evil.length, hashes, evil.path, {"custom": evil.to_json()})
+    fleet.direct(replace(directive_for(evil), id="r2"))
+    pack = fleet.forged_pack(change=lambda role: role.targets.update({evil.path: target}))
     device.refresh(fleet.offered(), pack, fleet.now_s)
-    assert set(releases(device.state)) == {bundle.path}
-    reading = read_directives(device.state)
-    assert reading.entries == {}
-    assert list(reading.unreadable) == ["rollouts/r1"]
+    assert releases(device.state) == {bundle.path: bundle}
+    assert decision_of(device, fleet.now_s) == (Verb.REFUSE, Reason.NOT_RELEASED)
+
+
+def test_directive_in_the_release_role(fleet: SignedFleet, device: Reader) -> None:
+    """Neither can the offline role direct: each speaks for its own paths."""
+    bundle = fleet.publish()
+    directive = directive_for(bundle)
+    hashes = {"sha256": directive.sha256}
+    role = fleet.read("2.release.json").signed
+    role.version += 1
+    role.targets[directive.target_path] = TargetFile(
+        directive.length, hashes, directive.target_path, {"custom": directive.to_json()}
+    )
+    raw = fleet.signed_by("release", role)
+    pack = fleet.pack_with_role("release", raw, role.version)
+    device.refresh(fleet.offered(release=raw), pack, fleet.now_s)
+    assert directives(device.state) == ()
+    assert releases(device.state) == {bundle.path: bundle}
 
 
 def test_release_signed_with_the_rollout_key(fleet: SignedFleet, device: Reader) -> None:

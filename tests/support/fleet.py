@@ -19,6 +19,7 @@ from fleet.errors import FleetError
 from tests.support.daemon import Daemon, GaveUpError, free_port, run, wait_until
 
 FLEET = (sys.executable, "-m", "fleet.cli.entry")
+RATE_GUARDS = ("max_error_rate", "max_over_latency_rate", "max_output_violation_rate")
 AGENT = (sys.executable, "-m", "agent.cli")
 
 
@@ -100,13 +101,23 @@ class FleetHost:
         return str(json.loads(answer.stdout)["path"])
 
     def start_rollout(
-        self, bundle: str, stages: Sequence[tuple[float, float]], **guards: Any
+        self,
+        bundle: str,
+        stages: Sequence[tuple[float, float]],
+        *,
+        device: str = "",
+        **guards: Any,
     ) -> str:
-        """Start a rollout; ``stages`` are (percent, bake seconds). Returns its id."""
+        """Start a rollout; ``stages`` are (percent, bake seconds), ``device`` names its only one.
+
+        Without traffic the guards on rates would hold for ever, so they are off unless given.
+        """
+        quiet = dict.fromkeys(RATE_GUARDS)
         spec = {
             "bundle": bundle,
             "stages": [{"percent_bp": round(p * 100), "bake_s": bake_s} for p, bake_s in stages],
-            "guards": {"silence_s": 60.0, "min_installs": 1, "min_requests": 10, **guards},
+            "guards": {"silence_s": 60.0, "min_installs": 1, "min_requests": 10, **quiet, **guards},
+            "selector": {"id": device} if device else {},
         }
         return str(self.post("/v1/rollouts", spec)["id"])
 
@@ -124,7 +135,8 @@ class FleetHost:
         except GaveUpError:
             raise GaveUpError(
                 f"{rollout_id} is not {state} after {timeout_s:.0f} s but: "
-                f"{self.rollout(rollout_id)}\n{self.daemon.tail()}"
+                f"{self.rollout(rollout_id)['state']}: {self.rollout(rollout_id)['reason']}\n"
+                f"{self.daemon.tail()}"
             ) from None
 
     def device(self, device_id: str) -> Any:
@@ -176,6 +188,16 @@ class Device:
     def start(self, launcher: Sequence[str] = AGENT, env: Mapping[str, str] | None = None) -> None:
         self.write_config()
         self.daemon.start([*launcher, "run", "--config", str(self.config)], env)
+
+    def wait_known(self, timeout_s: float = 30.0) -> None:
+        """Until the fleet manager has this device's inventory."""
+
+        def known() -> bool:
+            self.daemon.require_alive()
+            devices = self.host.get("/v1/devices")["devices"]
+            return any(row["id"] == self.id and row["device_class"] for row in devices)
+
+        wait_until(known, f"the fleet knows {self.id}", timeout_s)
 
     def status(self) -> Any:
         done = run([*AGENT, "status", "--config", str(self.config), "--json"], check=False)

@@ -38,6 +38,7 @@ def fleet_host(
     first = Device(host, folder / "first", "first")
     first.start()
     try:
+        first.wait_known()
         rollout = host.start_rollout(path, [(100, 0.5)])
         host.wait_rollout(rollout, "promoted")
         yield host

@@ -28,7 +28,7 @@ def test_piece_corrupted_at_the_server_is_never_served(
     path = fleet_host.publish(project)
     damaged = damage_a_piece(fleet_host, device.folder / f"{project.name}-bundle" / "manifest.json")
 
-    rollout = fleet_host.start_rollout(path, [(100, 1.0)], max_install_failure_rate=0.01)
+    rollout = fleet_host.start_rollout(path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01)
 
     wait_until(lambda: last_deployment(fleet_host, device.id)["outcome"] == "refused", "refused")
     told = last_deployment(fleet_host, device.id)
@@ -93,7 +93,7 @@ def test_full_disk_is_a_refusal_that_the_fleet_knows(
     version = f"3.{reserve_bytes % 7}.0"
     path = fleet_host.publish(tiny_project(device.folder, version, padding_bytes=600_000))
 
-    rollout = fleet_host.start_rollout(path, [(100, 1.0)], max_install_failure_rate=0.01)
+    rollout = fleet_host.start_rollout(path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01)
 
     wait_until(lambda: last_deployment(fleet_host, device.id)["outcome"] == "refused", "refused")
     told = last_deployment(fleet_host, device.id)
@@ -112,7 +112,7 @@ def test_broker_that_forgets_everything_is_harmless(
 
     restart_broker(fleet_host, request)
     path = fleet_host.publish(tiny_project(device.folder, "4.0.0"))
-    rollout = fleet_host.start_rollout(path, [(100, 1.0)])
+    rollout = fleet_host.start_rollout(path, [(100, 1.0)], device=device.id)
 
     fleet_host.wait_rollout(rollout, "promoted")
     assert device.served_version("tiny") == "4.0.0"

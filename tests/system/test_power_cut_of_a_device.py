@@ -56,7 +56,7 @@ def test_agent_killed_while_it_reverts_converges(
     device.wait_serving("tiny", "1.0.0")
     version = f"9.{'0' if when == 'before' else '1'}.{abs(hash(fleet_host.name)) % 100000}"
     path = fleet_host.publish(tiny_project(device.folder, version, probation_s=600.0))
-    rollout = fleet_host.start_rollout(path, [(100, 600)], max_install_failure_rate=0.99)
+    rollout = fleet_host.start_rollout(path, [(100, 600)], device=device.id, max_install_failure_rate=0.99)
     device.wait_serving("tiny", version)
 
     fleet_host.post(f"/v1/rollouts/{rollout}/rollback", {"reason": "test"})

@@ -61,11 +61,11 @@ class GateResult:
 
 
 def combine(findings: Sequence[Finding]) -> GateResult:
-    """The worst verdict, with the reasons of every guard that gave it."""
+    """The worst verdict, with the reasons of every guard that gave it, each once."""
     if not findings:
         return GateResult(Verdict.HOLD, "no guard is set, so nothing can pass", ())
     worst = max((finding.verdict for finding in findings), key=_SEVERITY.__getitem__)
-    reasons = [finding.reason for finding in findings if finding.verdict is worst]
+    reasons = dict.fromkeys(finding.reason for finding in findings if finding.verdict is worst)
     return GateResult(worst, "; ".join(reasons), tuple(findings))
 
 

@@ -25,14 +25,14 @@ __all__ = [
 
 
 def guards_for(limits: Guards) -> tuple[Guard, ...]:
-    """The guards of a rollout, the ones that can fail first."""
-    guards: list[Guard] = []
+    """The guards of a rollout, in the order in which people want their reasons."""
+    guards: list[Guard] = [CoverageGuard()]
     if limits.max_install_failure_rate is not None:
         guards.append(InstallGuard(limits.max_install_failure_rate, limits.min_installs))
     for name, (words, count, limit) in _rates(limits).items():
         if limit is not None:
             guards.append(RateGuard(name, words, limit, count))
-    return (*guards, SilenceGuard(), CoverageGuard(), ReleaseLimitGuard(), BakeGuard())
+    return (*guards, SilenceGuard(), ReleaseLimitGuard(), BakeGuard())
 
 
 def _rates(limits: Guards) -> dict[str, tuple[str, Callable[[Served], int], float | None]]:
@@ -102,10 +102,9 @@ class RateGuard:
         bad, requests = self.count(served), served.requests
         evidence = {"bad": bad, "requests": requests, "devices": devices, "limit": self.limit}
         if requests < limits.min_requests or devices < limits.min_devices or requests == 0:
-            reason = (
-                f"{self.words} needs {_count(limits.min_requests, 'request')} on "
-                f"{_count(limits.min_devices, 'device')}; so far {_count(requests, 'request')} "
-                f"on {_count(devices, 'device')}"
+            reason = (  # the same for every rate, so that it is told once
+                f"{_count(requests, 'request')} on {_count(devices, 'device')} so far; rates need "
+                f"{limits.min_requests} on {limits.min_devices}"
             )
             return Finding(self.name, Verdict.HOLD, reason, evidence)
         found = f"{self.words} is {_share(bad, requests)} ({bad} of {requests} requests"

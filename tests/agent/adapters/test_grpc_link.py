@@ -16,7 +16,7 @@ from agent.adapters.grpc_link import (
 )
 from agent.adapters.reconnect import ReconnectLimits
 from agent.errors import LinkError
-from agent.ports import PieceRange
+from agent.ports import DownlinkMessage, PieceRange
 from protos import device_pb2, device_pb2_grpc, report_pb2
 from tests.support.daemon import free_port
 
@@ -105,6 +105,7 @@ async def wait_for(messages, wanted):
         async for message in messages:
             if wanted(message):
                 return message
+    raise AssertionError("the messages ended")
 
 
 async def test_watch_brings_packs_and_report_brings_acknowledgements():
@@ -134,11 +135,25 @@ async def test_the_link_comes_back_when_the_server_does():
             assert (await wait_for(messages, lambda message: True)).pack == b"again"
 
 
+async def test_a_server_that_is_not_there_was_never_connected():
+    address = f"127.0.0.1:{free_port()}"
+    async with grpc_channel(address, QUICK) as channel:
+        link = GrpcLink(channel, address, "cam-1", QUICK)
+        with pytest.raises(grpc.RpcError):
+            await link._watch()
+        assert not link.connected
+        link._inbox.put(DownlinkMessage(pack=b"the only one"))
+        assert (await wait_for(link.messages(), lambda message: True)).pack == b"the only one"
+
+
 async def test_a_report_that_fails_says_why():
     port = free_port()
     async with serving(port) as manager, running(port) as (link, _):
         manager.fail_reports = True
-        with pytest.raises(LinkError, match=r"Report at 127.0.0.1:\d+ failed \(UNAVAILABLE\): the database is locked"):
+        with pytest.raises(
+            LinkError,
+            match=r"Report at 127.0.0.1:\d+ failed \(UNAVAILABLE\): the database is locked",
+        ):
             await link.send(report_pb2.ReportBatch())
 
 
@@ -164,9 +179,14 @@ async def test_metadata_and_targets_by_name():
         ask = asyncio.to_thread
         assert await ask(source.get_metadata, "1.root.json") == b"root"
         assert await ask(source.get_metadata, "2.root.json") is None
-        assert await ask(source.get_target, "bundles/cam/m-1", "f" * 64) == b"manifest of bundles/cam/m-1"
+        assert (
+            await ask(source.get_target, "bundles/cam/m-1", "f" * 64)
+            == b"manifest of bundles/cam/m-1"
+        )
         assert await ask(source.get_target, "bundles/cam/m-1", "0" * 64) is None
-        with pytest.raises(LinkError, match=r"GetMetadata\(broken.json\) at .* \(INTERNAL\): the disk is gone"):
+        with pytest.raises(
+            LinkError, match=r"GetMetadata\(broken.json\) at .* \(INTERNAL\): the disk is gone"
+        ):
             await ask(source.get_metadata, "broken.json")
         source.close()
 

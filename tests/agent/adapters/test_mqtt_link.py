@@ -74,6 +74,7 @@ async def wait_for(messages, wanted):
         async for message in messages:
             if wanted(message):
                 return message
+    raise AssertionError("the messages ended")
 
 
 async def wait_connected(messages, state=True):
@@ -85,6 +86,7 @@ async def next_on(client, topic, wanted=lambda payload: True):
         async for message in client.messages:
             if str(message.topic) == topic and wanted(message.payload):
                 return message
+    raise AssertionError("the messages ended")
 
 
 async def test_pack_acknowledgement_report_and_presence(broker):

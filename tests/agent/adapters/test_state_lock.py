@@ -26,7 +26,9 @@ def test_a_killed_agent_leaves_the_lock(tmp_path):
         "import sys, time; from pathlib import Path; from agent.adapters.state_lock import StateLock\n"
         f"with StateLock(Path({str(tmp_path)!r})):\n print('held', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == b"held\n"
     lock = StateLock(tmp_path)
     assert lock.is_held()

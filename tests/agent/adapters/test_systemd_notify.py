@@ -27,7 +27,12 @@ def test_messages(manager, tmp_path):
     told.alive()
     told.stopping()
     heard = [manager.recv(4096).decode() for _ in range(4)]
-    assert heard == ["READY=1\nSTATUS=serving nothing", "STATUS=all well", "WATCHDOG=1", "STOPPING=1"]
+    assert heard == [
+        "READY=1\nSTATUS=serving nothing",
+        "STATUS=all well",
+        "WATCHDOG=1",
+        "STOPPING=1",
+    ]
 
 
 def test_an_abstract_socket():
@@ -40,7 +45,9 @@ def test_an_abstract_socket():
 
 def test_the_watchdog_is_fed_twice_as_often_as_asked(tmp_path):
     assert notifier(tmp_path, WATCHDOG_USEC="60000000").watchdog_s == 30
-    assert notifier(tmp_path, WATCHDOG_USEC="60000000", WATCHDOG_PID=str(os.getpid())).watchdog_s == 30
+    assert (
+        notifier(tmp_path, WATCHDOG_USEC="60000000", WATCHDOG_PID=str(os.getpid())).watchdog_s == 30
+    )
     assert notifier(tmp_path, WATCHDOG_USEC="60000000", WATCHDOG_PID="1").watchdog_s == 0
     assert notifier(tmp_path, WATCHDOG_USEC="nonsense").watchdog_s == 0
 

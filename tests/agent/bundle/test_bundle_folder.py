@@ -1,6 +1,7 @@
 """A bundle on disk: whatever is not exactly what the manifest says is refused by name."""
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from agent.bundle import BundleFileError, ManifestError, manifest_sha256
 from agent.bundle.folder import open_bundle_file, read_bundle, verify_folder
+from agent.errors import DeviceError
 from tests.support.onnx_models import MadeBundle, scale_bundle
 
 
@@ -127,3 +129,13 @@ def test_a_manifest_of_endless_length_is_not_read_whole(bundle: MadeBundle) -> N
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(BundleFileError, match=r"cannot open 'manifest.json': No such file"):
         verify_folder(tmp_path / "gone")
+
+
+def test_a_disk_that_fails_is_not_the_bundles_fault(bundle: MadeBundle) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(DeviceError, match=r"cannot read 'manifest.json': Too many open files"):
+            read_bundle(bundle.path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -11,7 +11,9 @@ SHA = hashlib.sha256(b"manifest").hexdigest()
 
 def directive(**fields):
     given = {"percent_bp": 1000, **fields}
-    return Directive(id="r1", number=1, model="m", bundle="bundles/cam/m-1", sha256=SHA, length=1, **given)
+    return Directive(
+        id="r1", number=1, model="m", bundle="bundles/cam/m-1", sha256=SHA, length=1, **given
+    )
 
 
 def facts(device_id, **labels):

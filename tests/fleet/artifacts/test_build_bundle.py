@@ -1,7 +1,6 @@
 """Building: real models become bundles; what would fail on a device is refused with what to do."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -306,7 +305,7 @@ def test_no_golden_file_may_replace_a_stage(tmp_path: Path) -> None:
     shutil.move(project / "model.onnx", project / "golden" / "small" / "in-0.bin")
     edit(project, 'file = "model.onnx"', 'file = "golden/small/in-0.bin"')
     with pytest.raises(
-        ProjectError, match="'golden/small/in-0.bin' is a stage's file and a golden"
+        ProjectError, match=r"'golden/small/in-0.bin' is a stage's file and a golden"
     ):
         build(project, tmp_path / "out")
 
@@ -317,6 +316,6 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         ServerError, match=r"cannot be written to .*file/out: .* choose another --out"
     ):
         build(tiny_project(tmp_path), tmp_path / "file" / "out")
-    os.symlink(tmp_path, tmp_path / "link")
+    (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ProjectError, match="link is not a folder; choose another --out"):
         build(tmp_path / "tiny-1.0.0", tmp_path / "link")

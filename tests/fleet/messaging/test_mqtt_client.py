@@ -234,6 +234,40 @@ async def test_what_waits_when_the_connection_breaks_is_told() -> None:
     assert all(isinstance(one, BrokerError) for one in results)
 
 
+async def test_a_cancelled_publish_keeps_its_place_until_the_broker_answers() -> None:
+    async with peer(WELCOME) as address:
+        client = await connect(address, "x", limits=ClientLimits(inflight=1))
+        task = asyncio.create_task(client.publish("x", b"1"))
+        waiting = asyncio.create_task(client.publish("x", b"2"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert list(client._acks) == [1]
+        client._handle(mqtt5.PubAckPacket(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert list(client._acks) == [2]
+        client._handle(mqtt5.PubAckPacket(2))
+        await waiting
+
+
+async def test_what_waits_to_be_taken_is_bounded() -> None:
+    """A peer sends 5 MB at once; a tenth of it must not be in our memory while nobody listens."""
+    packet = mqtt5.PublishPacket("t", b"x" * 1000).write()
+    async with peer(WELCOME, packet * 5000) as address:
+        client = await connect(address, "x", limits=ClientLimits(queued_messages=10))
+        await client.publish("x", b"", qos=0)
+        async with asyncio.timeout(TIMEOUT_S):
+            while not client._paused:
+                await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert client._queue is not None
+        assert 10 <= len(client._queue) < 500
+        assert len(await take(client, 5000)) == 5000
+        await client.close()
+
+
 def test_packets_in_pieces_are_put_together() -> None:
     packet = mqtt5.PublishPacket("t", b"x" * 300).write()
     assert packet_size(memoryview(packet), 0) == len(packet)

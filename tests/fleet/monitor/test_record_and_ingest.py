@@ -248,3 +248,9 @@ async def test_a_device_is_online_while_one_way_is_up(ingest: Ingest, store: Sto
     assert not await after(Way.MQTT, False)
     await ingest.present("no/device", Way.MQTT, True)
     assert len(rows(store, devices)) == 1
+
+
+def test_a_batch_from_thousands_of_devices_is_one_transaction(store: Store) -> None:
+    reports = [window(f"d{number}") for number in range(5000)]
+    assert put(store, *reports) == Recorded(windows=5000)
+    assert len(rows(store, devices)) == 5000

@@ -110,13 +110,20 @@ TABLE = [
         "no requests",
         many(10, lambda n: good(n, served=served(0))),
         Step.HOLD,
-        "the error rate needs 100 requests on 2 devices; so far 0 requests on 0 devices",
+        "holding: 0 requests on 0 devices so far; rates need 100 on 2",
+    ),
+    row(
+        "no requests is no rate, whatever the limits say",
+        many(10, lambda n: good(n, served=served(0))),
+        Step.HOLD,
+        "0 requests on 0 devices so far",
+        rollout=rollout(spec=spec(guards=replace(spec().guards, min_requests=0, min_devices=0))),
     ),
     row(
         "requests on one device only",
         [good(0, served=served(500)), *many(9, lambda n: good(n, served=served(0)), 1)],
         Step.HOLD,
-        "so far 500 requests on 1 device",
+        "500 requests on 1 device so far; rates need 100 on 2",
     ),
     row("too few devices", many(1), Step.HOLD, "at least 2 devices are needed"),
     row(
@@ -166,7 +173,7 @@ TABLE = [
         "everyone refuses",
         many(10, refused),
         Step.ROLLBACK,
-        "rolling back in stage 1 of 3 (10 %): 10 of 10 canary devices that finished have failed "
+        "rolled back in stage 1 of 3 (10 %): 10 of 10 canary devices that finished have failed "
         "(100 %; the limit is 10 %): 10 refused (trial_golden_failed)",
     ),
     row(
@@ -206,6 +213,12 @@ TABLE = [
         Step.ROLLBACK,
         "the error rate is 6 % (60 of 1000 requests on 10 devices); the limit is 5 %",
         rollout=rollout(stage_started_s=STARTED_S + 50),
+    ),
+    row(
+        "every request fails",
+        many(10, faulty(failures=100)),
+        Step.ROLLBACK,
+        "the error rate is 100 % (1000 of 1000 requests on 10 devices)",
     ),
     row(
         "slow",
@@ -283,8 +296,8 @@ def test_the_evidence_has_both_arms_and_every_finding() -> None:
     assert action.evidence["control"]["requests"] == 9000
     guards = [finding["guard"] for finding in action.evidence["findings"]]
     assert guards == [
-        "install_failures", "error_rate", "over_latency_rate", "output_violation_rate",
-        "silence", "coverage", "release_limit", "bake",
+        "coverage", "install_failures", "error_rate", "over_latency_rate",
+        "output_violation_rate", "silence", "release_limit", "bake",
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from agent.trust import BundleRelease
 from fleet.errors import ConflictError, NotFoundError, RefusedError, RequestError, ServerError
+from fleet.rollout import records
 from fleet.rollout.audit import Entry
 from fleet.rollout.states import Event, State
 from tests.fleet.rollout.fleet_rows import DEVICES, Lab, asked
@@ -66,7 +67,7 @@ async def test_a_good_bundle_goes_through_every_stage(lab: Lab) -> None:
     assert await state(lab, "r1") == (State.PROMOTED, 1)
     entries = await trail(lab, "r1")
     assert [entry.action for entry in entries] == ["start", "advance", "promote"]
-    assert entries[1].reason.startswith("going on to stage 2 of 2 (100 %): 0 of ")
+    assert entries[1].reason.startswith("going on to stage 2 of 2 (100 %): ")
     assert entries[1].evidence["cohort"]["targeted"] == len(canaries)
     assert entries[2].actor == "controller"
 
@@ -176,6 +177,62 @@ async def test_an_outage_of_the_whole_fleet_rolls_nothing_back(lab: Lab) -> None
         lab.window(release, "r1", canaries[: place + 1])
         await lab.executor.tick()
         assert (await state(lab, "r1"))[0] is State.RUNNING
+
+
+async def test_an_outage_after_the_last_stage_began_rolls_nothing_back(lab: Lab) -> None:
+    """Then nobody is left to compare with: the first device that comes back must not condemn the others."""
+    release = lab.release("1")
+    await lab.executor.start(asked(release, 10_000, bake_s=600.0))
+    lab.installed(release, "r1", DEVICES)
+    for _ in range(10):
+        lab.now_s += 10
+        await lab.executor.tick()
+    for place in range(len(DEVICES)):
+        lab.now_s += 1
+        lab.window(release, "r1", DEVICES[: place + 1])
+        await lab.executor.tick()
+        assert await state(lab, "r1") == (State.RUNNING, 0)
+
+
+async def test_counts_are_those_of_the_stage(lab: Lab) -> None:
+    release = lab.release("1")
+    await lab.executor.start(asked(release, 5000, 10_000))
+    canaries = lab.cohort(release, 5000)
+    lab.installed(release, "r1", canaries)
+    lab.now_s += 11
+    lab.window(release, "r1", canaries, failures=3)
+    await lab.executor.tick()
+    assert await state(lab, "r1") == (State.RUNNING, 1)
+    lab.now_s += 1
+    lab.window(release, "r1", canaries[:1])
+    snapshot, _, _ = await lab.executor.observe("r1")
+    served, devices = snapshot.served()
+    # The window that let the stage begin came in at the very second it began.
+    assert (served.requests, devices) == (100 * len(canaries) + 100, len(canaries))
+    lab.now_s += 1
+    await lab.executor.change("r1", Event.PAUSE)
+    await lab.executor.change("r1", Event.RESUME)
+    lab.window(release, "r1", canaries[:1])
+    snapshot, _, _ = await lab.executor.observe("r1")
+    served, devices = snapshot.served()
+    assert (served.requests, served.failures, devices) == (100, 0, 1)
+
+
+async def test_a_decision_about_what_has_changed_meanwhile_is_not_applied(lab: Lab) -> None:
+    release = lab.release("1")
+    stale = await lab.executor.start(asked(release, 2500, 5000, 10_000))
+    advance = records.Change(Event.ADVANCE, "controller", "x", lab.now_s)
+    with lab.store.begin() as connection:
+        records.apply_change(connection, stale, advance)
+    for happening in (Event.ADVANCE, Event.ROLLBACK):
+        late = records.Change(happening, "controller", "x", lab.now_s)
+        with (
+            pytest.raises(ConflictError, match="r1 has changed meanwhile"),
+            lab.store.begin() as connection,
+        ):
+            records.apply_change(connection, stale, late)
+    assert await state(lab, "r1") == (State.RUNNING, 1)
+    assert [e.action for e in await trail(lab, "r1")] == ["start", "advance"]
 
 
 async def test_a_restart_of_the_fleet_manager_is_no_silence(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""The first schema."""
+"""The first schema: devices and their reports, bundles, rollouts, decisions, directives."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,47 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_bundles()
+    _create_decisions()
+    _create_deployment_events()
+    _create_deployments()
+    _create_device_models()
+    _create_devices()
+    _create_directives()
+    _create_rollouts()
+    _create_windows()
 
+
+def downgrade() -> None:
+
+    with op.batch_alter_table("windows") as batch_op:
+        batch_op.drop_index("windows_by_device")
+        batch_op.drop_index("windows_by_bundle")
+
+    op.drop_table("windows")
+    with op.batch_alter_table("rollouts") as batch_op:
+        batch_op.drop_index("rollouts_by_state")
+
+    op.drop_table("rollouts")
+    op.drop_table("directives")
+    op.drop_table("devices")
+    op.drop_table("device_models")
+    with op.batch_alter_table("deployments") as batch_op:
+        batch_op.drop_index("deployments_by_rollout")
+
+    op.drop_table("deployments")
+    with op.batch_alter_table("deployment_events") as batch_op:
+        batch_op.drop_index("deployment_events_by_rollout")
+
+    op.drop_table("deployment_events")
+    with op.batch_alter_table("decisions") as batch_op:
+        batch_op.drop_index("decisions_by_rollout")
+
+    op.drop_table("decisions")
+    op.drop_table("bundles")
+
+
+def _create_bundles() -> None:
     op.create_table(
         "bundles",
         sa.Column("path", sa.String(length=256), nullable=False),
@@ -24,6 +64,9 @@ def upgrade() -> None:
         sa.Column("published_s", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("path"),
     )
+
+
+def _create_decisions() -> None:
     op.create_table(
         "decisions",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -42,6 +85,8 @@ def upgrade() -> None:
     with op.batch_alter_table("decisions") as batch_op:
         batch_op.create_index("decisions_by_rollout", ["rollout_id"], unique=False)
 
+
+def _create_deployment_events() -> None:
     op.create_table(
         "deployment_events",
         sa.Column("device_id", sa.String(length=40), nullable=False),
@@ -68,6 +113,8 @@ def upgrade() -> None:
             "deployment_events_by_rollout", ["rollout_id", "device_id"], unique=False
         )
 
+
+def _create_deployments() -> None:
     op.create_table(
         "deployments",
         sa.Column("device_id", sa.String(length=40), nullable=False),
@@ -88,6 +135,8 @@ def upgrade() -> None:
     with op.batch_alter_table("deployments") as batch_op:
         batch_op.create_index("deployments_by_rollout", ["rollout_id"], unique=False)
 
+
+def _create_device_models() -> None:
     op.create_table(
         "device_models",
         sa.Column("device_id", sa.String(length=40), nullable=False),
@@ -98,6 +147,9 @@ def upgrade() -> None:
         sa.Column("updated_s", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("device_id", "model"),
     )
+
+
+def _create_devices() -> None:
     op.create_table(
         "devices",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -117,6 +169,9 @@ def upgrade() -> None:
         sa.Column("inventory_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+
+
+def _create_directives() -> None:
     op.create_table(
         "directives",
         sa.Column("rollout_id", sa.String(length=64), nullable=False),
@@ -125,6 +180,9 @@ def upgrade() -> None:
         sa.Column("updated_s", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("rollout_id"),
     )
+
+
+def _create_rollouts() -> None:
     op.create_table(
         "rollouts",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -146,6 +204,8 @@ def upgrade() -> None:
     with op.batch_alter_table("rollouts") as batch_op:
         batch_op.create_index("rollouts_by_state", ["state"], unique=False)
 
+
+def _create_windows() -> None:
     op.create_table(
         "windows",
         sa.Column("device_id", sa.String(length=40), nullable=False),
@@ -176,32 +236,3 @@ def upgrade() -> None:
     with op.batch_alter_table("windows") as batch_op:
         batch_op.create_index("windows_by_bundle", ["manifest_sha256", "end_ms"], unique=False)
         batch_op.create_index("windows_by_device", ["device_id", "end_ms"], unique=False)
-
-
-def downgrade() -> None:
-
-    with op.batch_alter_table("windows") as batch_op:
-        batch_op.drop_index("windows_by_device")
-        batch_op.drop_index("windows_by_bundle")
-
-    op.drop_table("windows")
-    with op.batch_alter_table("rollouts") as batch_op:
-        batch_op.drop_index("rollouts_by_state")
-
-    op.drop_table("rollouts")
-    op.drop_table("directives")
-    op.drop_table("devices")
-    op.drop_table("device_models")
-    with op.batch_alter_table("deployments") as batch_op:
-        batch_op.drop_index("deployments_by_rollout")
-
-    op.drop_table("deployments")
-    with op.batch_alter_table("deployment_events") as batch_op:
-        batch_op.drop_index("deployment_events_by_rollout")
-
-    op.drop_table("deployment_events")
-    with op.batch_alter_table("decisions") as batch_op:
-        batch_op.drop_index("decisions_by_rollout")
-
-    op.drop_table("decisions")
-    op.drop_table("bundles")
