@@ -7,8 +7,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 HERE = Path(__file__).resolve().parent
@@ -66,23 +66,24 @@ def _cli() -> str:
     return "".join(parts)
 
 
-def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    subcommands = getattr(command, "commands", None)
-    if subcommands is None:
+def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Every command that runs, below a group or itself; lazy groups load what they are asked for."""
+    if not hasattr(command, "list_commands"):
         yield name, command
         return
-    for child in sorted(subcommands):
-        yield from _commands(f"{name} {child}", subcommands[child])
+    context = typer.Context(command)
+    for child in sorted(command.list_commands(context)):
+        yield from _commands(f"{name} {child}", command.get_command(context, child))
 
 
-def _command_section(path: str, command: click.Command) -> str:
+def _command_section(path: str, command: Any) -> str:
     lines = [f"\n## `{path}`\n\n{(command.help or '').strip()}\n"]
     rows = []
     for parameter in command.params:
         if getattr(parameter, "hidden", False) or parameter.name == "help":
             continue
         if parameter.param_type_name == "argument":
-            name = f"`{parameter.human_readable_name}`"
+            name = f"`{str(parameter.name).upper()}`"
         else:
             name = ", ".join(
                 f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts)
@@ -105,7 +106,7 @@ def _configuration() -> str:
         "## Agent (`fleet-agent run --config FILE`)\n\n"
         f"```toml\n{agent_config.example_toml().strip()}\n```\n\n"
         "## Fleet manager (`fleet.toml` in the fleet's folder)\n\n"
-        f"```toml\n{fleet_config.example_toml().strip()}\n```\n"
+        f"```toml\n{fleet_config.example_config().strip()}\n```\n"
     )
 
 

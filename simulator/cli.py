@@ -58,7 +58,7 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
     if as_json:
         print_json(summary_json(summary))
     else:
-        print_table(f"World of {summary.devices} devices", ("", ""), summary.rows())
+        print_table(f"World of {summary.devices} devices", ("what", "figure"), summary.rows())
     if summary.failed_devices:
         raise typer.Exit(1)
 

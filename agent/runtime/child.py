@@ -5,6 +5,7 @@ Rules kept here:
 
 - A child gets a short list of environment variables, never the parent's whole environment (it may
   hold secrets, and a trial runs a hostile model).
+- onnxruntime reports nothing to anybody (see ``agent.runtime.engine``), however it is loaded.
 - A child finds the same ``agent`` package as its parent, whether installed or run from a source
   folder.
 """
@@ -41,6 +42,7 @@ def child_environment() -> dict[str, str]:
     libraries."""
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2", PYTHONUTF8="1")
+    env["ORT_DISABLE_TELEMETRY"] = "1"
     root = str(Path(__file__).resolve().parents[2])
     if root not in site.getsitepackages():
         env["PYTHONPATH"] = root

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from agent.bundle import Manifest, Stage, TensorSpec, check_name
 from agent.runtime.dtypes import NUMPY_OF, Array, dtype_of_onnx
+from agent.runtime.engine import ort, ort_errors
 from agent.runtime.errors import InferenceError, ModelLoadError
 from agent.runtime.verdict import clean_text
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import onnxruntime as ort
+from agent.runtime.engine import ort
 
 __all__ = ["RunWatchdog"]
 

@@ -209,7 +209,7 @@ class Device:
 
         client = triton.InferenceServerClient(self.address)
         try:
-            return str(client.get_model_metadata(model, client_timeout=2).versions[-1])
+            return str(client.get_model_metadata(model, client_timeout=2).versions[0])
         except (triton.InferenceServerException, IndexError):
             return ""
         finally:

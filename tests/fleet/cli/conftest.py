@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from fleet.cli.app import app
 from fleet.cli.init import make_home
+from fleet.cli.output import console
 from fleet.config import parse_config
 from fleet.daemon import FleetManager, running
 from fleet.home import Home
@@ -61,7 +62,8 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setattr(console, "width", 200)  # tables are searched for whole cells
     home = Home(tmp_path / "fleet")
     make_home(home, "lab", time.time())
     started = threading.Event()

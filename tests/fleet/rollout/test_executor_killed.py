@@ -202,7 +202,9 @@ async def end_of(lab: MortalLab) -> dict[str, Any]:
 def memory() -> Iterator[Path]:
     """A folder in memory where there is one: these deaths are not power cuts, so fsync proves nothing here."""
     shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="muster-killed-", dir=shm if shm.is_dir() else None
+    ) as folder:
         yield Path(folder)
 
 
