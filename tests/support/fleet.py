@@ -142,6 +142,25 @@ class FleetHost:
     def device(self, device_id: str) -> Any:
         return self.get(f"/v1/devices/{device_id}")
 
+    def wait_outcome(
+        self, device_id: str, outcome: str, rollout_id: str = "", timeout_s: float = 30.0
+    ) -> Any:
+        """Until the device's newest step (in one rollout) has this outcome; returns the step."""
+        seen: list[Any] = []
+
+        def there() -> Any:
+            self.daemon.require_alive()
+            rows = self.device(device_id)["deployments"]  # newest first
+            seen[:] = [row for row in rows if rollout_id in ("", row["rollout_id"])][:1]
+            return seen[0] if seen and seen[0]["outcome"] == outcome else None
+
+        try:
+            return wait_until(there, outcome, timeout_s)
+        except GaveUpError:
+            raise GaveUpError(
+                f"{device_id} is not {outcome} after {timeout_s:.0f} s but {seen}"
+            ) from None
+
     def stop(self) -> None:
         if self.daemon.alive:
             self.daemon.terminate()

@@ -4,18 +4,11 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.bundles import tiny_project
-from tests.support.daemon import wait_until
 from tests.support.fleet import Device, FleetHost
-
-
-def last_deployment(host: FleetHost, device_id: str) -> Any:
-    rows = host.device(device_id)["deployments"]
-    return rows[-1] if rows else {"outcome": "", "reason_code": "", "reason": ""}
 
 
 def test_piece_corrupted_at_the_server_is_never_served(
@@ -28,14 +21,15 @@ def test_piece_corrupted_at_the_server_is_never_served(
     path = fleet_host.publish(project)
     damaged = damage_a_piece(fleet_host, device.folder / f"{project.name}-bundle" / "manifest.json")
 
-    rollout = fleet_host.start_rollout(path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01)
+    rollout = fleet_host.start_rollout(
+        path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01
+    )
 
-    wait_until(lambda: last_deployment(fleet_host, device.id)["outcome"] == "refused", "refused")
-    told = last_deployment(fleet_host, device.id)
+    told = fleet_host.wait_outcome(device.id, "refused", rollout, timeout_s=60)
     assert told["reason_code"] == "fetch_damaged"
     assert damaged.name[:12] in told["reason"]
     ended = fleet_host.wait_rollout(rollout, "rolled_back")
-    assert "install" in ended["reason"]
+    assert "1 refused (fetch_damaged)" in ended["reason"]
     assert device.served_version("tiny") == "1.0.0"
 
 
@@ -93,10 +87,11 @@ def test_full_disk_is_a_refusal_that_the_fleet_knows(
     version = f"3.{reserve_bytes % 7}.0"
     path = fleet_host.publish(tiny_project(device.folder, version, padding_bytes=600_000))
 
-    rollout = fleet_host.start_rollout(path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01)
+    rollout = fleet_host.start_rollout(
+        path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01
+    )
 
-    wait_until(lambda: last_deployment(fleet_host, device.id)["outcome"] == "refused", "refused")
-    told = last_deployment(fleet_host, device.id)
+    told = fleet_host.wait_outcome(device.id, "refused", rollout, timeout_s=60)
     assert told["reason_code"] == "disk_full", told
     fleet_host.wait_rollout(rollout, "rolled_back")
     assert device.served_version("tiny") == "1.0.0"
@@ -124,7 +119,9 @@ def restart_broker(host: FleetHost, request: pytest.FixtureRequest) -> None:
         import psutil
 
         children = psutil.Process(host.daemon.pid).children(recursive=True)
-        (broker,) = [one for one in children if "iotcore" in " ".join(one.cmdline())]
+        (broker,) = [
+            one for one in children if "fleet.messaging.embedded" in " ".join(one.cmdline())
+        ]
         broker.kill()
         return
     request.getfixturevalue("mosquitto").restart()

@@ -94,7 +94,9 @@ def test_a_real_model_is_swapped_without_a_failed_request(
     device = new_device("magika-1")
     device.start()
     first = fleet_host.publish(magika_project(device.folder / "a", "1.0.0"))
-    fleet_host.wait_rollout(fleet_host.start_rollout(first, [(100, 0.5)], device=device.id), "promoted")
+    fleet_host.wait_rollout(
+        fleet_host.start_rollout(first, [(100, 0.5)], device=device.id), "promoted"
+    )
     hammers.append(Hammer(device.address, "magika", magika_input))
     second = fleet_host.publish(magika_project(device.folder / "b", "1.0.1"))
     before = hammers[0].count()
@@ -145,7 +147,9 @@ def test_a_bad_bundle_is_reverted_on_the_device_and_rolled_back_in_the_fleet(
     hammers.append(Hammer(device.address, "tiny", {"x": np.full((1, 4), 3, np.float32)}))
     path = fleet_host.publish(tiny_project(device.folder, "6.6.6", output_range=(0.0, 1.0)))
 
-    rollout = fleet_host.start_rollout(path, [(100, 5.0)], device=device.id, max_install_failure_rate=0.3)
+    rollout = fleet_host.start_rollout(
+        path, [(100, 5.0)], device=device.id, max_install_failure_rate=0.3
+    )
 
     ended = fleet_host.wait_rollout(rollout, "rolled_back")
     device.wait_serving("tiny", "1.0.0")

@@ -28,20 +28,9 @@ def test_agent_killed_while_it_updates_converges(
     device.start(AGENT)
     device.wait_serving("tiny", "1.0.0")
 
-    wait_outcome(fleet_host, device.id, "committed")
+    fleet_host.wait_outcome(device.id, "committed")
     served = fleet_host.device(device.id)["models"]
     assert [(row["model"], row["version"]) for row in served] == [("tiny", "1.0.0")]
-
-
-def wait_outcome(host: FleetHost, device_id: str, outcome: str) -> None:
-    """Until the fleet manager knows how the device's newest deployment ended."""
-    from tests.support.daemon import wait_until
-
-    def known() -> bool:
-        rows = host.device(device_id)["deployments"]
-        return bool(rows) and rows[-1]["outcome"] == outcome
-
-    wait_until(known, f"the fleet knows that {device_id} is {outcome}")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -49,14 +38,15 @@ def test_agent_killed_while_it_reverts_converges(
     when: str,
     fleet_host: FleetHost,
     new_device: Callable[..., Device],
-    tmp_path: object,
 ) -> None:
     device = new_device(f"cut-{when}-revert")
     device.start(KILLED_AGENT, {"MUSTER_TEST_KILL": f"{when}:revert"})
     device.wait_serving("tiny", "1.0.0")
-    version = f"9.{'0' if when == 'before' else '1'}.{abs(hash(fleet_host.name)) % 100000}"
+    version = f"9.{['before', 'after'].index(when)}.0"
     path = fleet_host.publish(tiny_project(device.folder, version, probation_s=600.0))
-    rollout = fleet_host.start_rollout(path, [(100, 600)], device=device.id, max_install_failure_rate=0.99)
+    rollout = fleet_host.start_rollout(
+        path, [(100, 600)], device=device.id, max_install_failure_rate=0.99
+    )
     device.wait_serving("tiny", version)
 
     fleet_host.post(f"/v1/rollouts/{rollout}/rollback", {"reason": "test"})
@@ -64,5 +54,5 @@ def test_agent_killed_while_it_reverts_converges(
 
     device.start(AGENT)
     device.wait_serving("tiny", "1.0.0")
-    wait_outcome(fleet_host, device.id, "reverted")
+    fleet_host.wait_outcome(device.id, "reverted", rollout)
     assert not re.search(r"Traceback", device.daemon.tail(200))
