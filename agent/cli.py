@@ -5,6 +5,7 @@ Rules kept here:
   its option is read by argparse instead. ``fleet-agent run --help`` and every other command are in agent.commands.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ def __getattr__(name: str) -> object:
 
 def main() -> None:
     """Run the command in ``sys.argv``; ends the process with its exit code."""
+    # Children are started by exec, never by a bare fork, so gRPC need not prepare for one (nor log that it cannot).
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     arguments = sys.argv[1:]
     if arguments[:1] == ["run"] and "--help" not in arguments:
         from agent.daemon import main as run

@@ -12,9 +12,22 @@ from agent.bundle import Manifest
 from protos import device_pb2, report_pb2
 
 __all__ = [
-    "Clock", "DownlinkMessage", "Link", "MetadataSource", "ModelServer", "PieceChunk", "PieceRange",
-    "PieceSource", "PieceStore", "ResourceProbe", "ResourceUse", "ServedWindow", "ServerState", "SlotStore",
-    "Trial", "TrialResult",
+    "Clock",
+    "DownlinkMessage",
+    "Link",
+    "MetadataSource",
+    "ModelServer",
+    "PieceChunk",
+    "PieceRange",
+    "PieceSource",
+    "PieceStore",
+    "ResourceProbe",
+    "ResourceUse",
+    "ServedWindow",
+    "ServerState",
+    "SlotStore",
+    "Trial",
+    "TrialResult",
 ]
 
 

@@ -132,22 +132,7 @@ class Supervisor:
     def deployment_event(self, event: report_pb2.DeploymentEvent) -> None:
         """The updater's ``report``: keep it for the fleet, and look at what it changes here."""
         self._reporter.deployment(event)
-        ended = event.outcome != report_pb2.OUTCOME_UNSPECIFIED
-        log.info(
-            "%s %s%s",
-            event.bundle,
-            report_pb2.Outcome.Name(event.outcome).removeprefix("OUTCOME_").lower()
-            if ended
-            else report_pb2.Phase.Name(event.phase).removeprefix("PHASE_").lower(),
-            f": {event.reason}" if event.reason else "",
-            extra={
-                "model": event.model,
-                "bundle": event.bundle,
-                "rollout": event.rollout_id,
-                "reason_code": event.reason_code,
-            },
-        )
-        if ended:
+        if event.outcome != report_pb2.OUTCOME_UNSPECIFIED:
             self._pace.ended(self._clock.monotonic_s())
             if self._keeper is not None:
                 self._keeper.reconsider()

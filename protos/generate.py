@@ -13,7 +13,9 @@ def generate(out_dir: Path) -> int:
     """Write the modules of every .proto under ``out_dir``; return protoc's exit code."""
     from grpc_tools import protoc
 
-    sources = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "protos").glob("*.proto"))
+    sources = sorted(
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "protos").glob("*.proto")
+    )
     arguments = [
         "protoc",
         f"--proto_path={ROOT}",

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fleet.cli.output import ExitCode, JsonOption, errors, print_table, progress_console
+from fleet.cli.output import (
+    ExitCode,
+    JsonOption,
+    console,
+    errors,
+    print_table,
+    progress_console,
+)
 from fleet.demo.result import DemoResult
 from fleet.demo.settings import DemoOptions
 from fleet.demo.story import Narrator, Story
@@ -53,7 +60,7 @@ def demo(
 def _print(result: DemoResult) -> None:
     print_table(
         f"\nRollouts over {result.fleet_size} devices",
-        ("rollout", "version", "end", "devices exposed", "seconds", "reason"),
+        ("rollout", "version", "end", "devices exposed", "seconds"),
         [
             (
                 one.id,
@@ -61,11 +68,12 @@ def _print(result: DemoResult) -> None:
                 one.state.replace("_", " "),
                 f"{one.exposed_devices} of {result.fleet_size}",
                 f"{one.ended_s - one.began_s:.0f}",
-                one.reason,
             )
             for one in result.rollouts
         ],
     )
+    for one in result.rollouts:
+        console.print(f"{one.id} {one.reason}", markup=False, highlight=False)
     print_table(
         f"\nRequests: {result.requests:,}, failed: {result.failed_requests}",
         ("", "requests", "accuracy", "p50 ms", "p99 ms"),

@@ -1,5 +1,6 @@
 """The console script ``fleet``. It imports nothing that a bare install lacks before it can say what is missing."""
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -7,6 +8,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; a library that an extra brings and that is missing is named, not shown as a traceback."""
+    # Children are started by exec, never by a bare fork, so gRPC need not prepare for one (nor log that it cannot).
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     from fleet.cli.app import OUR_PACKAGES, app
 
     try:

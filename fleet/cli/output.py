@@ -4,11 +4,12 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a check, 4 still holding.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final, TextIO
 
 import typer
 from rich.console import Console
@@ -39,9 +40,17 @@ class ExitCode(IntEnum):
 
 JsonOption = typer.Option(False, "--json", help="Print JSON for machines instead of tables.")
 
-console = Console(soft_wrap=False)
+PIPED_WIDTH: Final = 160  # columns where no terminal says how many it has
+
+
+def _console(stream: TextIO, *, stderr: bool) -> Console:
+    known = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, soft_wrap=False, width=None if known else PIPED_WIDTH)
+
+
+console = _console(sys.stdout, stderr=False)
 # Progress and errors go to stderr, so that stdout is the result and nothing else.
-progress_console = Console(stderr=True)
+progress_console = _console(sys.stderr, stderr=True)
 
 
 def print_json(value: object) -> None:
@@ -50,7 +59,9 @@ def print_json(value: object) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "none") -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "none"
+) -> None:
     """A table for people; ``empty`` is said when there are no rows."""
     if not rows:
         console.print(f"{title}: {empty}")
@@ -80,7 +91,11 @@ def errors(as_json: bool = False) -> Iterator[None]:
     except (FleetError, AgentError) as error:
         code = exit_code_of(error)
         if as_json:
-            body: Mapping[str, Any] = {"error": type(error).__name__, "message": str(error), "exit_code": int(code)}
+            body: Mapping[str, Any] = {
+                "error": type(error).__name__,
+                "message": str(error),
+                "exit_code": int(code),
+            }
             print_json(body)
         else:
             progress_console.print(

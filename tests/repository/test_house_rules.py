@@ -45,6 +45,8 @@ def test_no_file_is_too_long() -> None:
 def test_no_function_is_too_long() -> None:
     long = []
     for path in sources():
+        if path.parent.name == "versions":
+            continue  # a migration is one list of statements, never read as logic
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
