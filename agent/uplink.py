@@ -7,6 +7,7 @@ Rules kept here:
   when it is up but ``strikes`` batches in a row stayed unanswered (a broker that lives while nobody listens behind
   it); such a link gets a batch again every ``probe_s``.
 - Retries wait longer each time, with jitter; nothing here ever gives up or raises for a bad network.
+- A pack says that the fleet manager is there, perhaps anew: what it has not acknowledged goes out again at once.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 class UplinkLimits:
     fallback_after_s: float = 10.0
     ack_timeout_s: float = 15.0
+    resend_after_s: float = 1.0  # the same once a pack has shown that the fleet manager is there
     retry_first_s: float = 1.0
     retry_most_s: float = 60.0
     strikes: int = 2
@@ -84,6 +86,7 @@ class Uplink:
         self._acked = Alarm(clock)
         self._switch = Alarm(clock)
         self._awaited: set[ReportId] = set()
+        self._ack_by_s = 0.0
         self._on_pack: Callable[[bytes], None] = lambda _: None
         self._on_connect: Callable[[], None] = lambda: None
         self._acknowledged = 0
@@ -136,6 +139,7 @@ class Uplink:
             return
         if message.pack is not None:
             self._on_pack(message.pack)
+            self._expect_soon(index)
         if message.ack is not None:
             self._take_ack(index, message.ack)
 
@@ -152,6 +156,15 @@ class Uplink:
         self._awaited -= ids
         if not self._awaited:
             self._acked.set()
+
+    def _expect_soon(self, index: int) -> None:
+        """The fleet manager is there: an acknowledgement that is due comes soon, or its batch got lost."""
+        self._states[index].strikes = 0
+        self._ack_by_s = min(
+            self._ack_by_s, self._clock.monotonic_s() + self._limits.resend_after_s
+        )
+        self._work.set()
+        self._acked.set()
 
     async def _keep_fallback(self, link: Link) -> None:
         first = self._states[0]
@@ -217,20 +230,26 @@ class Uplink:
             return False
         self._awaited = {(report.boot_id, report.seq) for report in reports}
         self._acked = Alarm(self._clock)
+        latest_s = self._clock.monotonic_s() + self._limits.ack_timeout_s
+        self._ack_by_s = latest_s
         try:
             await link.send(report_pb2.ReportBatch(reports=reports))
         except LinkError as error:
             log.info("reports wait: %s", error)
             self._strike(index)
             return False
-        if self._awaited and not await self._acked.wait(self._limits.ack_timeout_s):
-            log.info(
-                "%d reports sent over %s were not acknowledged within %.0f s",
-                len(self._awaited), link.name, self._limits.ack_timeout_s,
-            )  # fmt: skip
-            self._strike(index)
-            return False
-        return True
+        while self._awaited and (left_s := self._ack_by_s - self._clock.monotonic_s()) > 0:
+            await self._acked.wait(left_s)
+        if not self._awaited or self._ack_by_s < latest_s:
+            return (
+                True  # acknowledged, or lost while nobody was there to hear it: it goes out again
+            )
+        log.info(
+            "%d reports sent over %s were not acknowledged within %.0f s",
+            len(self._awaited), link.name, self._limits.ack_timeout_s,
+        )  # fmt: skip
+        self._strike(index)
+        return False
 
     def _strike(self, index: int) -> None:
         state = self._states[index]

@@ -98,6 +98,23 @@ async def test_reports_go_out_once_connected_and_leave_when_acknowledged():
         assert link.batches == [[1, 2], [3]]
 
 
+@pytest.mark.parametrize("pack_after_s", [0, 5])
+async def test_a_pack_says_that_somebody_is_there_so_the_lost_batch_goes_out_again(pack_after_s):
+    link = FakeLink("mqtt", answers=False)
+    async with running(link) as (uplink, spool, clock, packs, _):
+        link.set_connected(True)
+        uplink.put(report(1))
+        await clock.advance(pack_after_s)
+        link.answers = True
+        link.inbox.put(DownlinkMessage(pack=b"p"))
+        await clock.advance(0.5)
+        assert link.batches == [[1]], "the acknowledgement may be just behind"
+        await clock.advance(1)
+        assert link.batches == [[1], [1]]
+        assert spool.stats().reports == 0
+        assert packs == [b"p"]
+
+
 async def test_without_an_acknowledgement_the_same_batch_goes_out_again():
     link = FakeLink("mqtt", answers=False)
     async with running(link) as (uplink, spool, clock, *_):
