@@ -9,12 +9,16 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
 from agent.errors import AgentError, BundleError, ConfigError, TrustError
+
+if TYPE_CHECKING:
+    from agent.status import InstalledModel
 
 __all__ = ["app"]
 
@@ -104,6 +108,8 @@ def status(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
                 for it in found.models
             ],
         )
+        for it in found.models:
+            _tell_memory(it)
     else:
         typer.echo("no model is installed")
     for going in found.deployments:
@@ -116,6 +122,20 @@ def status(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
     typer.echo(f"{found.spool['reports']} reports wait ({found.spool['size_bytes']} bytes)")
     versions = ", ".join(f"{role} {number}" for role, number in found.trust["versions"].items())
     typer.echo(f"trusted metadata: {versions or 'none yet'}")
+
+
+def _tell_memory(model: "InstalledModel") -> None:
+    """How a model was brought in and what it takes."""
+    words = {
+        "beside": "loaded beside the one before",
+        "unload_first": "loaded after the one before was unloaded",
+    }
+    if model.swap:
+        mode = str(model.swap.get("mode", ""))
+        typer.echo(f"{model.model}: {words.get(mode, mode)}: {model.swap.get('reason', '')}")
+    if model.memory_bytes is not None:
+        form = ", loaded from its saved form" if model.saved_form else ""
+        typer.echo(f"{model.model}: took {model.memory_bytes / (1 << 20):.1f} MiB at most{form}")
 
 
 @app.command()
@@ -142,6 +162,28 @@ def doctor(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
             for it in findings
         ]
         _print_json({"ok": not failed, "findings": rows})
+    raise typer.Exit(_REFUSED if failed else _DONE)
+
+
+@app.command()
+def selftest(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
+    """Run the golden cases of every installed model in a throw-away process. Exit code 3 when one fails."""
+    with _errors(as_json):
+        from agent.config import load_config
+        from agent.selftest import run_selftest
+
+        checks = []
+        for check in run_selftest(load_config(config)):
+            checks.append(check)
+            if not as_json:
+                typer.echo(
+                    f"{'OK' if check.ok else 'FAIL':5} {check.model} {check.version}: {check.text}"
+                )
+    failed = any(not check.ok for check in checks)
+    if as_json:
+        _print_json({"ok": not failed, "models": [asdict(check) for check in checks]})
+    elif not checks:
+        typer.echo("no model is installed")
     raise typer.Exit(_REFUSED if failed else _DONE)
 
 

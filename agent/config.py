@@ -13,12 +13,14 @@ from typing import Final
 
 from agent.config_file import Check, key, read_sections, read_toml, section_example
 from agent.errors import ConfigError
+from agent.runtime.providers import DEFAULT_PROVIDERS, check_names
 from agent.trust.loopback import require_loopback
 
 __all__ = [
     "AgentConfig",
     "DeviceSection",
     "FleetSection",
+    "HealthSection",
     "LogSection",
     "ServingSection",
     "TelemetrySection",
@@ -32,6 +34,7 @@ _NAME: Final = re.compile(r"[a-z0-9-]{1,40}")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
 _MAX_LABELS: Final = 32
 _MAX_LABEL_CHARS: Final = 128
+_MAX_SOCKET_BYTES: Final = 107
 _RESERVED_LABELS: Final = frozenset({"class", "hardware", "id"})
 
 
@@ -68,6 +71,24 @@ def _checked_optional_address(value: str, where: str) -> str:
 
 def _checked_listen(value: str, where: str) -> str:
     parse_address(value, where)
+    return value
+
+
+def _checked_optional_listen(value: str, where: str) -> str:
+    return _checked_listen(value, where) if value else value
+
+
+def _checked_socket(value: str, where: str) -> str:
+    if not value:
+        return value
+    if not value.startswith("/") or "\0" in value:
+        raise ConfigError(
+            f"{where} = {value!r} must be an absolute path, like /run/muster/oip.sock"
+        )
+    if len(value.encode()) > _MAX_SOCKET_BYTES:
+        raise ConfigError(
+            f"{where} = {value!r} is longer than the {_MAX_SOCKET_BYTES} bytes that a unix socket's path may have"
+        )
     return value
 
 
@@ -161,6 +182,27 @@ class ServingSection:
         default="127.0.0.1:8473",
         check=_checked_listen,
     )
+    http: str = key(
+        'Where they answer it over REST; port 0 picks a free one, "" switches it off.',
+        default="127.0.0.1:8474",
+        check=_checked_optional_listen,
+    )
+    grpc_unix: str = key(
+        'Path of a unix socket for gRPC as well, in a folder of the agent\'s; "" for none.',
+        default="",
+        check=_checked_socket,
+    )
+    providers: tuple[str, ...] = key(
+        "Execution providers of onnxruntime that models run on, in this order. Nothing else is ever used\n"
+        "in their place: the agent does not start where one is not available.",
+        default=DEFAULT_PROVIDERS,
+        check=check_names,
+    )
+    http_unix: str = key(
+        'Path of a unix socket for REST as well; "" for none.',
+        default="",
+        check=_checked_socket,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +235,18 @@ class TelemetrySection:
 
 @dataclass(frozen=True, slots=True)
 class UpdateSection:
+    memory_reserve_bytes: int = key(
+        "Memory that loading a new version beside the running one leaves free; where that does not fit,\n"
+        "the old version is unloaded first.",
+        default=64 * 1024 * 1024,
+        least=0,
+    )
+    hold_s: float = key(
+        "How long requests wait for a model whose only version is being replaced, seconds; then they are refused.",
+        default=30.0,
+        least=1,
+        most=60,
+    )
     reserve_bytes: int = key(
         "Disk space that a download leaves free.",
         default=64 * 1024 * 1024,
@@ -209,6 +263,50 @@ class UpdateSection:
         default=60.0,
         least=1,
         most=600,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSection:
+    max_rss_bytes: int = key(
+        "Most memory that agent and model server may hold together; a bundle on probation that goes above it is "
+        "reverted. Two versions are loaded during a swap. 0: no limit.",
+        default=0,
+        least=0,
+    )
+    max_cpu_percent: float = key(
+        "Most processor time of agent and model server, percent of one core. 0: no limit.",
+        default=0.0,
+        least=0,
+    )
+    max_temperature_c: float = key(
+        "Highest temperature of the device, degrees Celsius. 0: no limit.",
+        default=0.0,
+        least=0,
+        most=200,
+    )
+    min_disk_free_bytes: int = key(
+        "Least room on the disk of the state folder. 0: no limit.",
+        default=0,
+        least=0,
+    )
+    sustained_s: float = key(
+        "How long a limit must be crossed without a break before it is reported, seconds.",
+        default=60.0,
+        least=0,
+        most=86400,
+    )
+    crash_window_s: float = key(
+        "How long a crash of the model server counts against the bundle that ran, seconds.",
+        default=600.0,
+        least=1,
+        most=86400,
+    )
+    max_crashes: int = key(
+        "Crashes within that time after which an installed bundle is left for the one before it.",
+        default=2,
+        least=1,
+        most=100,
     )
 
 
@@ -233,6 +331,7 @@ class AgentConfig:
     serving: ServingSection
     telemetry: TelemetrySection
     update: UpdateSection
+    health: HealthSection
     log: LogSection
 
 
@@ -242,6 +341,7 @@ _SECTIONS: Final[Mapping[str, type]] = {
     "serving": ServingSection,
     "telemetry": TelemetrySection,
     "update": UpdateSection,
+    "health": HealthSection,
     "log": LogSection,
 }
 

@@ -152,6 +152,10 @@ def _converted(where: str, kind: Any, value: Any) -> Any:
         if all(isinstance(item, str) for item in value.values()):
             return dict(value)
         raise ConfigError(f'{where} must have text values only: write {{ site = "north" }}')
+    if kind == tuple[str, ...] and isinstance(value, list):
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ConfigError(f"{where} must be a list of texts")
     if kind is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     if type(value) is kind:  # exactly: true is not a whole number here
@@ -165,6 +169,7 @@ _EXPECTED: Final[Mapping[Any, str]] = {
     int: "a whole number",
     float: "a number",
     Path: "a path",
+    tuple[str, ...]: 'a list like ["a", "b"]',
     Mapping[str, str]: 'a table like { site = "north" }',
 }
 
@@ -194,6 +199,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         inner = ", ".join(f"{name} = {json.dumps(item)}" for name, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, tuple):
+        return json.dumps(list(value))
     if isinstance(value, int | float):
         return f"{value:_}" if isinstance(value, int) else f"{value:g}"
     return json.dumps(str(value))

@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Final
 
 from agent.adapters.clock import SystemClock
+from agent.adapters.device_memory import DeviceMemory
 from agent.adapters.grpc_link import GrpcLink, GrpcMetadataSource, GrpcPieceSource, grpc_channel
+from agent.adapters.heap import share_one_heap
 from agent.adapters.journal import SqliteJournal
-from agent.adapters.model_server import ModelServerLimits, ProcessModelServer
+from agent.adapters.measured import MeasuredStore
+from agent.adapters.model_server import ModelServerLimits, OtherFronts, ProcessModelServer
 from agent.adapters.mqtt_link import MqttLink
 from agent.adapters.piece_store import FilePieceStore
 from agent.adapters.resources import ProcessResources
@@ -32,10 +35,11 @@ from agent.adapters.slot_store import FolderSlotStore
 from agent.adapters.spool import SqliteSpool
 from agent.adapters.state_lock import StateLock
 from agent.adapters.systemd import Notifier
-from agent.adapters.trial import ProcessTrial, TrialLimits
+from agent.adapters.trial import ProcessTrial, TrialKeeping, TrialLimits
 from agent.adapters.trust_store import SqliteTrustStore
 from agent.config import AgentConfig, load_config, parse_address
 from agent.errors import AgentError, ConfigError
+from agent.health.budget import BudgetLimits
 from agent.health.pace import PaceLimits
 from agent.health.spool import Spool, SpoolLimits
 from agent.inventory import read_machine
@@ -92,12 +96,33 @@ def _limits(config: AgentConfig) -> SupervisorLimits:
         ),
         uplink=UplinkLimits(fallback_after_s=config.fleet.fallback_after_s),
         trust=TrustKeeperLimits(refresh_s=config.fleet.refresh_s),
+        budget=BudgetLimits(
+            max_rss_bytes=config.health.max_rss_bytes,
+            max_cpu_percent=config.health.max_cpu_percent,
+            max_temperature_c=config.health.max_temperature_c,
+            min_disk_free_bytes=config.health.min_disk_free_bytes,
+            sustained_s=config.health.sustained_s,
+        ),
     )
 
 
 def _update_limits(config: AgentConfig) -> UpdateLimits:
     limits = UpdateLimits()
-    return replace(limits, fetch=replace(limits.fetch, reserve_bytes=config.update.reserve_bytes))
+    return replace(
+        limits,
+        fetch=replace(limits.fetch, reserve_bytes=config.update.reserve_bytes),
+        crashes=replace(
+            limits.crashes,
+            window_s=config.health.crash_window_s,
+            max_crashes=config.health.max_crashes,
+            max_crashes_alone=max(limits.crashes.max_crashes_alone, config.health.max_crashes),
+        ),
+        memory=replace(
+            limits.memory,
+            reserve_bytes=config.update.memory_reserve_bytes,
+            hold_s=config.update.hold_s,
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +153,12 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         stack.callback(journal.close)
         trust_store = SqliteTrustStore(paths.trust)
         stack.callback(trust_store.close)
-        server = ProcessModelServer(
-            config.serving.listen, ModelServerLimits(start_s=config.update.start_timeout_s)
-        )
+        measured = MeasuredStore(paths.measured)
+        server = _model_server(config, measured)
         stack.push_async_callback(server.stop)
         # Before anything of gRPC begins in this process: a child is never forked from beside its threads.
         await server.start()
-        log.info("models answer on %s", server.address)
+        log.info("models answer on %s", ", ".join(_served_on(config, server)))
         channel = grpc_channel(config.fleet.grpc)
         stack.push_async_callback(channel.close)
         metadata = GrpcMetadataSource(config.fleet.grpc)
@@ -153,7 +177,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
             server=server,
             resources=ProcessResources(paths.state_dir, lambda: server.state.pid),
         )
-        slots = FolderSlotStore(paths.slots)
+        slots = FolderSlotStore(paths.slots, measured)
         machine = read_machine(device.id, device.device_class, device.labels)
         supervisor = Supervisor(ports, machine, boot_id, _limits(config))
         updater = Updater(
@@ -163,15 +187,42 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
                 slots=slots,
                 source=GrpcPieceSource(channel, config.fleet.grpc, device.id),
                 metadata=metadata,
-                trial=ProcessTrial(TrialLimits(wall_s=config.update.trial_timeout_s)),
+                trial=ProcessTrial(
+                    TrialLimits(wall_s=config.update.trial_timeout_s),
+                    providers=config.serving.providers,
+                    keeping=TrialKeeping(
+                        measured, config.update.reserve_bytes, offload=asyncio.to_thread
+                    ),
+                ),
                 server=server,
                 clock=clock,
                 free_bytes=slots.free_bytes,
+                memory=DeviceMemory(measured),
             ),
             _update_limits(config),
             supervisor.deployment_event,
         )
         yield _Running(supervisor, updater, server, spool)
+
+
+def _model_server(config: AgentConfig, measured: MeasuredStore) -> ProcessModelServer:
+    return ProcessModelServer(
+        config.serving.listen,
+        ModelServerLimits(start_s=config.update.start_timeout_s),
+        providers=config.serving.providers,
+        form_of=measured.form_path,
+        fronts=OtherFronts(config.serving.http, config.serving.grpc_unix, config.serving.http_unix),
+    )
+
+
+def _served_on(config: AgentConfig, server: ProcessModelServer) -> list[str]:
+    places = [
+        server.address,
+        server.http_address,
+        config.serving.grpc_unix,
+        config.serving.http_unix,
+    ]
+    return [place for place in places if place]
 
 
 def _links(config: AgentConfig, grpc_link: Link, boot_id: str) -> list[Link]:
@@ -208,7 +259,16 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
                 await asyncio.wait((work, said, stopped))
             if not work.cancelled():
                 work.result()
+            _mark_stopped(running.updater)
     log.info("agent of device %s stopped", config.device.id)
+
+
+def _mark_stopped(updater: Updater) -> None:
+    """Only reached by an orderly stop, and once nothing works any more."""
+    try:
+        updater.stopped()
+    except AgentError as error:
+        log.error("%s; the next start will take this stop for a crash", error)
 
 
 async def _speak(notifier: Notifier, running: _Running) -> None:
@@ -251,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    share_one_heap()
     set_up_logging(config.log.level, config.log.format, config.device.id)
     try:
         asyncio.run(_main(config))

@@ -6,7 +6,7 @@ seconds since the epoch (``now_s``) or on a monotonic clock (``monotonic_s``).
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.bundle import Manifest
 from protos import device_pb2, report_pb2
@@ -26,6 +26,7 @@ __all__ = [
     "ServedWindow",
     "ServerState",
     "SlotStore",
+    "SwapMemory",
     "Trial",
     "TrialResult",
 ]
@@ -226,16 +227,24 @@ class ServedWindow:
     non_finite: int = 0
     error_kinds: Mapping[str, int] = field(default_factory=dict)
     latency: report_pb2.Histogram | None = None
+    feedback_count: int = 0
+    feedback_correct: int = 0
+    feedback_abs_error_sum: float = 0.0
+    feedback_unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """``generation`` goes up with each start of the server process: a change means it crashed."""
+    """``generation`` goes up with each start of the server process: a change means it crashed.
+
+    ``suspects``: manifest digests of what was running or being loaded when it last died, one of which caused it.
+    """
 
     running: bool
     generation: int
     pid: int | None
     last_exit: str = ""
+    suspects: tuple[str, ...] = ()
 
 
 class ModelServer(Protocol):
@@ -260,8 +269,12 @@ class ModelServer(Protocol):
         """Swap: from now on requests for ``model`` go to this loaded version. The old one stays loaded."""
         ...
 
-    async def unload(self, model: str, manifest_sha256: str) -> None:
-        """Let a version go once its last lease ends. Unknown versions are no error."""
+    async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
+        """Let a version go once its last lease ends. Unknown versions are no error.
+
+        ``hold_s`` above 0: make room for the next version. Returns once the memory is free; requests for
+        the model wait for that version, for so long at most.
+        """
         ...
 
     async def drain(self) -> Sequence[ServedWindow]:
@@ -276,6 +289,22 @@ class ResourceUse:
     disk_free_bytes: int
     memory_available_bytes: int
     temperature_c: float | None = None
+
+
+class SwapMemory(Protocol):
+    """What this device knows of memory before it loads a bundle. Blocking."""
+
+    def available_bytes(self) -> int | None:
+        """What the system can still give, beside all that runs; None: unknown."""
+        ...
+
+    def model_bytes(self, manifest_sha256: str) -> int | None:
+        """The most memory this bundle took in its trial; None: not measured."""
+        ...
+
+    def keep_swap(self, manifest_sha256: str, plan: Mapping[str, Any], /) -> None:
+        """Remember how the bundle was brought in, for ``fleet-agent status``. Raises DeviceError."""
+        ...
 
 
 class ResourceProbe(Protocol):

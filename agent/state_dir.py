@@ -33,5 +33,10 @@ class StatePaths:
         return self.state_dir / "slots"
 
     @property
+    def measured(self) -> Path:
+        """What was measured of each bundle, and its saved form."""
+        return self.state_dir / "measured"
+
+    @property
     def databases(self) -> tuple[Path, ...]:
         return (self.journal, self.spool, self.trust)

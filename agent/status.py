@@ -9,15 +9,17 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import sqlite_utils
 
+from agent.adapters.measured import MeasuredStore
 from agent.adapters.state_lock import StateLock
 from agent.config import AgentConfig
 from agent.errors import DeviceError
+from agent.runtime.saved_form import read_form
 from agent.state_dir import StatePaths
 
 __all__ = ["DeviceStatus", "InstalledModel", "open_database", "read_status"]
@@ -34,6 +36,12 @@ class InstalledModel:
     rollout_id: str
     previous_version: str = ""
     previous_sha256: str = ""
+    memory_bytes: int | None = None
+    """The most it took in its trial; None: not measured."""
+    saved_form: bool = False
+    """The device made a form of its own that loads faster, and uses it."""
+    swap: Mapping[str, Any] = field(default_factory=dict)
+    """How it was brought in (``agent.update.memory_policy.SwapPlan``); empty when not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ def read_status(config: AgentConfig) -> DeviceStatus:
     lock = StateLock(paths.state_dir)
     running = lock.is_held()
     with _reading(paths.journal) as journal:
-        models = tuple(_models(journal))
+        models = tuple(_models(journal, MeasuredStore(paths.measured)))
         deployments = tuple(_rows(journal, "deployments"))
         refusals = tuple(_rows(journal, "refusals"))
     with _reading(paths.spool) as spool:
@@ -121,19 +129,26 @@ def _rows(database: sqlite_utils.Database | None, table: str) -> list[dict[str, 
     return list(database[table].rows)
 
 
-def _models(journal: sqlite_utils.Database | None) -> Iterator[InstalledModel]:
+def _models(
+    journal: sqlite_utils.Database | None, measured: MeasuredStore
+) -> Iterator[InstalledModel]:
     slots = {(row["model"], row["role"]): row for row in _rows(journal, "slots")}
     for model in sorted({model for model, _ in slots}):
         active = slots.get((model, "active"), {})
         previous = slots.get((model, "previous"), {})
+        digest = active.get("manifest_sha256", "")
+        form = read_form(Path(measured.form_path(digest))) if digest else None
         yield InstalledModel(
             model=model,
             version=active.get("version", ""),
             bundle=active.get("bundle", ""),
-            manifest_sha256=active.get("manifest_sha256", ""),
+            manifest_sha256=digest,
             rollout_id=active.get("rollout_id", ""),
             previous_version=previous.get("version", ""),
             previous_sha256=previous.get("manifest_sha256", ""),
+            memory_bytes=measured.model_bytes(digest) if digest else None,
+            saved_form=form is not None and form.kept,
+            swap=measured.swap(digest) if digest else {},
         )
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from agent.alarm import Alarm
 from agent.errors import AgentError
+from agent.health.budget import Breach, Budget, BudgetLimits, BudgetWatch
 from agent.health.pace import Pace, PaceLimits, in_comparison
 from agent.health.reporter import Reporter
 from agent.health.spool import Spool
@@ -63,6 +64,8 @@ class UpdaterPort(Protocol):
 
     def server_changed(self, state: ServerState, /) -> None: ...
 
+    def memory_exceeded(self, breach: Breach | None, /) -> None: ...
+
     async def resume(self) -> None: ...
 
     async def run(self) -> None: ...
@@ -87,6 +90,7 @@ class SupervisorLimits:
     pace: PaceLimits = field(default_factory=PaceLimits)
     uplink: UplinkLimits = field(default_factory=UplinkLimits)
     trust: TrustKeeperLimits = field(default_factory=TrustKeeperLimits)
+    budget: BudgetLimits = field(default_factory=BudgetLimits)
     inventory_s: float = 24 * 3600.0
 
 
@@ -113,6 +117,7 @@ class Supervisor:
         self._tick = Alarm(ports.clock)
         self._pace = Pace(self._limits.pace, ports.clock.monotonic_s())
         self._windows = WindowAccumulator(self._now_ms())
+        self._budget = BudgetWatch(self._limits.budget)
         self._told: tuple[ServedModel, ...] | None = None
         self._told_s = 0.0
         self._updater: UpdaterPort | None = None
@@ -192,12 +197,39 @@ class Supervisor:
             wait_s = self._pace.until_window_s(now)
             if any(bundle.on_probation for bundle in served):
                 wait_s = min(wait_s, self._limits.pace.probation_s)
+            if self._limits.budget.any:
+                wait_s = min(wait_s, self._limits.budget.sample_s)
             await self._tick.wait(wait_s)
             await self._drain(updater)
+            self._watch_budget(updater)
             now = self._clock.monotonic_s()
             if self._pace.until_window_s(now) <= 0:
                 self._pace.took_window(now)
                 self._flush(updater.served())
+
+    def _watch_budget(self, updater: UpdaterPort) -> None:
+        """Compare what is used with what may be, log what changed, and tell the updater about memory."""
+        if not self._limits.budget.any:
+            return
+        use = self._read_use()
+        if use is None:
+            return
+        before = {breach.budget for breach in self._budget.breaches}
+        breaches = self._budget.observe(use, self._clock.monotonic_s())
+        for breach in breaches:
+            if breach.budget not in before:
+                log.warning("%s: %s", breach.budget, breach.text)
+        for budget in before - {breach.budget for breach in breaches}:
+            log.info("%s: within its limit again", budget)
+        memory = [breach for breach in breaches if breach.budget is Budget.MEMORY]
+        updater.memory_exceeded(memory[0] if memory else None)
+
+    def _read_use(self) -> ResourceUse | None:
+        try:
+            return self._ports.resources.read()
+        except AgentError as error:
+            log.debug("no resource use: %s", error)
+            return None
 
     async def last_window(self) -> None:
         """Close the present window before a clean stop: what was counted goes into the spool. Never raises."""
@@ -217,13 +249,9 @@ class Supervisor:
             self._windows.add(windows)
 
     def _flush(self, served: Sequence[ServedBundle]) -> None:
-        use: ResourceUse | None = None
-        try:
-            use = self._ports.resources.read()
-        except AgentError as error:
-            log.debug("no resource use: %s", error)
         models = [_served_model(bundle) for bundle in served]
-        for window in self._windows.flush(self._now_ms(), models, use):
+        notices = [f"{it.budget}: {it.text}" for it in self._budget.breaches]
+        for window in self._windows.flush(self._now_ms(), models, self._read_use(), notices):
             self._reporter.window(window)
 
     def _compared(self) -> bool:

@@ -123,7 +123,7 @@ class ActiveModel(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ...) -> None: ...
 
 class Window(_message.Message):
-    __slots__ = ("model", "version", "manifest_sha256", "rollout_id", "start_unix_ms", "end_unix_ms", "requests", "failures", "over_objective", "input_violations", "output_violations", "non_finite", "error_kinds", "latency_s", "resources", "merged")
+    __slots__ = ("model", "version", "manifest_sha256", "rollout_id", "start_unix_ms", "end_unix_ms", "requests", "failures", "over_objective", "input_violations", "output_violations", "non_finite", "error_kinds", "latency_s", "resources", "merged", "feedback_count", "feedback_correct", "feedback_abs_error_sum", "feedback_unknown", "notices")
     class ErrorKindsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,11 @@ class Window(_message.Message):
     LATENCY_S_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     MERGED_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_ABS_ERROR_SUM_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    NOTICES_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     manifest_sha256: str
@@ -163,7 +168,12 @@ class Window(_message.Message):
     latency_s: Histogram
     resources: Resources
     merged: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ..., start_unix_ms: _Optional[int] = ..., end_unix_ms: _Optional[int] = ..., requests: _Optional[int] = ..., failures: _Optional[int] = ..., over_objective: _Optional[int] = ..., input_violations: _Optional[int] = ..., output_violations: _Optional[int] = ..., non_finite: _Optional[int] = ..., error_kinds: _Optional[_Mapping[str, int]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., merged: _Optional[int] = ...) -> None: ...
+    feedback_count: int
+    feedback_correct: int
+    feedback_abs_error_sum: float
+    feedback_unknown: int
+    notices: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ..., start_unix_ms: _Optional[int] = ..., end_unix_ms: _Optional[int] = ..., requests: _Optional[int] = ..., failures: _Optional[int] = ..., over_objective: _Optional[int] = ..., input_violations: _Optional[int] = ..., output_violations: _Optional[int] = ..., non_finite: _Optional[int] = ..., error_kinds: _Optional[_Mapping[str, int]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., merged: _Optional[int] = ..., feedback_count: _Optional[int] = ..., feedback_correct: _Optional[int] = ..., feedback_abs_error_sum: _Optional[float] = ..., feedback_unknown: _Optional[int] = ..., notices: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Histogram(_message.Message):
     __slots__ = ("scale", "offset", "counts", "zero_count", "sum", "max")

@@ -164,7 +164,7 @@ class ScriptedServer:
             loop = asyncio.get_running_loop()
             self._crash = loop.call_later(behaviour.crash_after_s, self._die_of, manifest_sha256)
 
-    async def unload(self, model: str, manifest_sha256: str) -> None:
+    async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
         active = self._active.get(model)
         if active is not None and active.manifest_sha256 == manifest_sha256:
             self._past.append(self._window(model, active))

@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from agent.health.crashes import Crash
 from agent.update.errors import JournalError
 from agent.update.journal import (
     Deployment,
@@ -28,7 +29,7 @@ from agent.update.states import Phase
 
 __all__ = ["SqliteJournal"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS slots (
     model TEXT NOT NULL,
@@ -55,7 +56,20 @@ CREATE TABLE IF NOT EXISTS deployments (
     reason TEXT NOT NULL,
     version TEXT NOT NULL,
     replaces TEXT,
-    served INTEGER NOT NULL
+    served INTEGER NOT NULL,
+    stopped INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS crashes (
+    place INTEGER PRIMARY KEY,
+    model TEXT NOT NULL,
+    manifest_sha256 TEXT NOT NULL,
+    at_s REAL NOT NULL,
+    how TEXT NOT NULL,
+    share REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS loading (
+    model TEXT PRIMARY KEY,
+    manifest_sha256 TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS refusals (
     place INTEGER PRIMARY KEY,
@@ -66,6 +80,8 @@ CREATE TABLE IF NOT EXISTS refusals (
     UNIQUE (rollout_id, manifest_sha256)
 ) STRICT;
 """
+# What brings a file of each older version up to the next; new tables come with the schema.
+_UPGRADES: Final = {1: "ALTER TABLE deployments ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0"}
 _COLUMNS: Final = tuple(field.name for field in fields(Deployment))
 
 
@@ -99,6 +115,10 @@ class SqliteJournal:
             slots = self._rows("SELECT * FROM slots")
             deployments = self._rows("SELECT * FROM deployments")
             refusals = self._rows("SELECT * FROM refusals ORDER BY place")
+            crashes = self._rows("SELECT * FROM crashes ORDER BY place")
+            loading = {
+                row["model"]: row["manifest_sha256"] for row in self._rows("SELECT * FROM loading")
+            }
         records: dict[str, ModelRecord] = {}
         for model in {row["model"] for row in (*slots, *deployments)}:
             held = {row["role"]: _installed(row) for row in slots if row["model"] == model}
@@ -107,6 +127,8 @@ class SqliteJournal:
                 model,
                 Slots(held.get("active"), held.get("previous")),
                 going[0] if going else None,
+                tuple(_crash(row) for row in crashes if row["model"] == model),
+                loading.get(model, ""),
             )
         return JournalContent(records, tuple(_refusal(row) for row in refusals))
 
@@ -130,8 +152,22 @@ class SqliteJournal:
             db.execute("DELETE FROM deployments WHERE model = ?", (record.model,))
             if record.deployment is not None:
                 db.execute(_INSERT_DEPLOYMENT, _row(record.deployment))
+            self._keep_health(db, record)
             if refusal is not None:
                 self._add(db, refusal)
+
+    def _keep_health(self, db: sqlite3.Connection, record: ModelRecord) -> None:
+        db.execute("DELETE FROM crashes WHERE model = ?", (record.model,))
+        db.executemany(
+            "INSERT INTO crashes (model, manifest_sha256, at_s, how, share) VALUES (?, ?, ?, ?, ?)",
+            [
+                (record.model, it.manifest_sha256, it.at_s, it.how, it.share)
+                for it in record.crashes
+            ],
+        )
+        db.execute("DELETE FROM loading WHERE model = ?", (record.model,))
+        if record.loading:
+            db.execute("INSERT INTO loading VALUES (?, ?)", (record.model, record.loading))
 
     def _add(self, db: sqlite3.Connection, refusal: Refusal) -> None:
         db.execute(
@@ -162,9 +198,13 @@ class SqliteJournal:
                 f"it is of format {version}, this agent knows {_VERSION}",
                 "install the newer agent again, or move the file away to begin anew",
             )
-        with self._errors("opened"):
-            self._open.executescript(_SCHEMA)
-            self._open.execute(f"PRAGMA user_version={_VERSION}")
+        with self._errors("opened"), self._transaction() as db:
+            for older in range(version or _VERSION, _VERSION):
+                if older in _UPGRADES:
+                    db.execute(_UPGRADES[older])
+            for statement in _SCHEMA.split(";"):  # executescript would end the transaction
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version={_VERSION}")
 
     @property
     def _open(self) -> sqlite3.Connection:
@@ -207,7 +247,8 @@ class SqliteJournal:
 
     def _deployment(self, row: Mapping[str, Any]) -> Deployment:
         try:
-            values = {**row, "phase": Phase(row["phase"]), "served": bool(row["served"])}
+            values = {**row, "phase": Phase(row["phase"])}
+            values |= {name: bool(row[name]) for name in ("served", "stopped")}
             return Deployment(**values)
         except (TypeError, ValueError) as error:
             raise self._damaged(f"deployment of {row['model']}: {error}") from error
@@ -222,12 +263,16 @@ _INSERT_DEPLOYMENT: Final = (
 def _row(deployment: Deployment) -> tuple[object, ...]:
     values = {name: getattr(deployment, name) for name in _COLUMNS}
     values["phase"] = deployment.phase.value
-    values["served"] = int(deployment.served)
+    values |= {"served": int(deployment.served), "stopped": int(deployment.stopped)}
     return tuple(values.values())
 
 
 def _installed(row: Mapping[str, Any]) -> Installed:
     return Installed(row["manifest_sha256"], row["version"], row["bundle"], row["rollout_id"])
+
+
+def _crash(row: Mapping[str, Any]) -> Crash:
+    return Crash(row["manifest_sha256"], row["at_s"], row["how"], row["share"])
 
 
 def _refusal(row: Mapping[str, Any]) -> Refusal:

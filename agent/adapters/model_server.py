@@ -9,6 +9,8 @@ Rules kept here:
 - A child that dies, hangs or does not answer in time is replaced, with a growing, bounded delay;
   each start raises ``generation``. The port it got first is kept, so that applications find the
   server again.
+- Which bundles ran in a child when it died is read from a file in memory that it wrote to
+  (``agent.runtime.run_marks``): ``ServerState.suspects``.
 """
 
 import asyncio
@@ -17,17 +19,19 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from agent.errors import AgentError, DeviceError
 from agent.ports import ServedWindow, ServerState
+from agent.runtime import run_marks
 from agent.runtime.child import child_command, child_environment, describe_exit
+from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.serving.control import Message, Op, windows_from
 from agent.serving.control_client import ControlClient
 from agent.trust.loopback import require_loopback
 
-__all__ = ["ModelServerLimits", "ProcessModelServer"]
+__all__ = ["ModelServerLimits", "OtherFronts", "ProcessModelServer"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +69,17 @@ class _Child:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class OtherFronts:
+    """Where the server answers besides gRPC on its address; what is empty is off."""
+
+    http: str = ""
+    """REST on ``HOST:PORT``, on the loopback; port 0 takes a free one, see ``http_address``."""
+    grpc_unix: str = ""
+    """Path of a unix socket."""
+    http_unix: str = ""
+
+
 class ProcessModelServer:
     """Implements ``agent.ports.ModelServer``. Use ``start`` and ``stop``, or as an asynchronous
     context manager.
@@ -72,16 +87,32 @@ class ProcessModelServer:
     ``listen`` is ``HOST:PORT`` on the loopback; port 0 takes a free one, see ``address``.
     """
 
-    def __init__(self, listen: str, limits: ModelServerLimits | None = None) -> None:
+    def __init__(
+        self,
+        listen: str,
+        limits: ModelServerLimits | None = None,
+        *,
+        providers: Sequence[str] = DEFAULT_PROVIDERS,
+        form_of: Callable[[str], str] | None = None,
+        fronts: OtherFronts | None = None,
+    ) -> None:
+        """``form_of``: the folder where the saved form of a bundle may be, by manifest digest."""
+        self._providers = tuple(providers)
+        self._form_of = form_of
         host, _, port = listen.rpartition(":")
         require_loopback(host, "[serving] listen")
         self._host, self._port = host, port
+        self._fronts = fronts or OtherFronts()
+        self._http = self._fronts.http
+        if self._http:
+            require_loopback(self._http.rpartition(":")[0], "[serving] http")
         self._limits = limits or ModelServerLimits()
         self._state = ServerState(running=False, generation=0, pid=None)
         self._child: _Child | None = None
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._marks: int | None = None
 
     @property
     def state(self) -> ServerState:
@@ -92,6 +123,11 @@ class ProcessModelServer:
         """Where the server answers, ``HOST:PORT``; with port 0 the real one is known after
         ``start``."""
         return f"{self._host}:{self._port}"
+
+    @property
+    def http_address(self) -> str:
+        """Where the server answers REST, ``HOST:PORT`` as in ``address``; "" when that is off."""
+        return self._http
 
     async def start(self) -> None:
         """Start the process and wait until it answers.
@@ -111,6 +147,9 @@ class ProcessModelServer:
         if self._task is not None:
             await self._task
             self._task = None
+        if self._marks is not None:
+            os.close(self._marks)
+            self._marks = None
 
     async def __aenter__(self) -> "ProcessModelServer":
         await self.start()
@@ -133,8 +172,9 @@ class ProcessModelServer:
         Raises:
             BundleError: the model cannot be loaded. DeviceError: the server died or timed out.
         """
+        form = {} if self._form_of is None else {"form": self._form_of(manifest_sha256)}
         await self._ask(
-            self._limits.load_s, Op.LOAD, path=slot_path, manifest_sha256=manifest_sha256
+            self._limits.load_s, Op.LOAD, path=slot_path, manifest_sha256=manifest_sha256, **form
         )
 
     async def activate(self, model: str, manifest_sha256: str) -> None:
@@ -148,12 +188,24 @@ class ProcessModelServer:
             self._limits.control_s, Op.ACTIVATE, model=model, manifest_sha256=manifest_sha256
         )
 
-    async def unload(self, model: str, manifest_sha256: str) -> None:
+    async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
         """Let a version go once its last lease ends. Unknown versions are no error.
 
+        ``hold_s``: this is to make room for the next version. Returns once the memory is free;
+        requests for the model wait for that next version, for so long at most.
+
         Raises:
-            DeviceError: the server died or timed out.
+            DeviceError: the server died or timed out, or requests did not end in ``hold_s``.
         """
+        if hold_s > 0:
+            await self._ask(
+                self._limits.control_s + hold_s,
+                Op.UNLOAD,
+                model=model,
+                manifest_sha256=manifest_sha256,
+                hold_s=hold_s,
+            )
+            return
         await self._ask(
             self._limits.control_s, Op.UNLOAD, model=model, manifest_sha256=manifest_sha256
         )
@@ -167,7 +219,7 @@ class ProcessModelServer:
         """
         return windows_from(await self._ask(self._limits.control_s, Op.DRAIN))
 
-    async def _ask(self, limit_s: float, op: Op, **arguments: str) -> Message:
+    async def _ask(self, limit_s: float, op: Op, **arguments: str | float) -> Message:
         child = await self._running_child(op)
         try:
             return await asyncio.wait_for(child.control.ask(op, **arguments), limit_s)
@@ -220,21 +272,40 @@ class ProcessModelServer:
 
     def _became_down(self, last_exit: str) -> None:
         self._child = None
-        self._set_state(ServerState(False, self._state.generation, None, last_exit))
+        suspects = self._state.suspects
+        if self._state.running and self._marks is not None:  # else it is the death before, again
+            suspects = run_marks.read_suspects(self._marks)
+        self._set_state(ServerState(False, self._state.generation, None, last_exit, suspects))
 
     def _set_state(self, state: ServerState) -> None:
         self._state = state
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    def _fresh_marks(self) -> int:
+        """The file of marks, emptied for the next child; made at the first use. Raises DeviceError."""
+        try:
+            if self._marks is None:
+                self._marks = run_marks.make_file()
+            run_marks.clear_file(self._marks)
+        except OSError as error:
+            raise DeviceError(f"no memory for the model server's marks: {error}") from error
+        return self._marks
+
     async def _spawn(self) -> _Child:
         """Start a process and wait until it answers. Raises DeviceError, leaving nothing behind."""
+        marks = self._fresh_marks()
         ours, theirs = socket.socketpair()
         with theirs:
             command = child_command(
                 "agent.serving",
                 "--control-fd", str(theirs.fileno()),
+                "--marks-fd", str(marks),
+                "--providers", ",".join(self._providers),
                 "--listen", self.address,
+                "--http", self._http,
+                "--grpc-unix", self._fronts.grpc_unix,
+                "--http-unix", self._fronts.http_unix,
                 "--grace-s", str(self._limits.grace_s),
             )  # fmt: skip
             try:
@@ -242,7 +313,7 @@ class ProcessModelServer:
                     *command,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), marks),
                     env=child_environment(),
                     start_new_session=True,
                 )
@@ -262,9 +333,16 @@ class ProcessModelServer:
             await self._end(process, control)
             raise
         self._port = str(ready["port"])
+        if self._http:
+            self._http = f"{self._http.rpartition(':')[0]}:{ready['http_port']}"
         self._child = _Child(process, control, self.address)
         self._set_state(
-            ServerState(True, self._state.generation + 1, process.pid, self._state.last_exit)
+            replace(
+                self._state,
+                running=True,
+                generation=self._state.generation + 1,
+                pid=process.pid,
+            )
         )
         return self._child
 
@@ -286,6 +364,8 @@ class ProcessModelServer:
             await self._end(child.process, child.control)
         code = child.process.returncode
         how = "did not go away" if code is None else describe_exit(code)
+        if code == run_marks.EXIT_STUCK:
+            how = "a run of a model did not end when told to"
         return f"stopped answering, {how}" if unresponsive else how
 
     async def _ping(self, child: _Child) -> None:

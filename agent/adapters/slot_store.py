@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.adapters.durable import disk_errors, free_bytes, fsync_folder, make_folder
+from agent.adapters.measured import MeasuredStore
 from agent.bundle import (
     MANIFEST_NAME,
     BundleFile,
@@ -40,8 +41,13 @@ _OLD: Final = ".old-"
 class FolderSlotStore:
     """Implements ``ports.SlotStore``."""
 
-    def __init__(self, root: Path) -> None:
-        """Raises DeviceError when the folder cannot be made."""
+    def __init__(self, root: Path, measured: MeasuredStore | None = None) -> None:
+        """``measured``: what is kept beside the slots and goes with them.
+
+        Raises:
+            DeviceError: the folder cannot be made.
+        """
+        self._measured = measured
         self._root = make_folder(root)
 
     def free_bytes(self) -> int:
@@ -103,6 +109,8 @@ class FolderSlotStore:
                 if _DIGEST.fullmatch(path.name) and path.name not in digests:
                     self._retire(path.name)
         self._sweep()
+        if self._measured is not None:
+            self._measured.keep_only(digests)
 
     # --- inside -----------------------------------------------------------------------------------
 

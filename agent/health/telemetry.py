@@ -17,6 +17,7 @@ from protos import report_pb2
 __all__ = [
     "MAX_BUCKETS",
     "MAX_ERROR_KINDS",
+    "MAX_NOTICES",
     "OTHER_ERRORS",
     "ServedModel",
     "WindowAccumulator",
@@ -29,6 +30,7 @@ MAX_BUCKETS: Final = 160
 MAX_ERROR_KINDS: Final = 32
 OTHER_ERRORS: Final = "other"
 MAX_KIND_CHARS: Final = 64
+MAX_NOTICES: Final = 8
 MAX_REMEMBERED: Final = 32
 """How many bundles the accumulator knows the rollout of."""
 
@@ -111,6 +113,8 @@ def merge_windows(older: report_pb2.Window, newer: report_pb2.Window) -> report_
     _add_kinds(merged, older.error_kinds)
     if older.HasField("latency_s"):
         merge_histograms(merged.latency_s, older.latency_s)
+    notices = dict.fromkeys((*newer.notices, *older.notices))
+    merged.notices[:] = list(notices)[:MAX_NOTICES]
     if not newer.HasField("resources") and older.HasField("resources"):
         merged.resources.CopyFrom(older.resources)
     merged.merged = max(older.merged, 1) + max(newer.merged, 1)
@@ -124,6 +128,10 @@ _COUNTERS: Final = (
     "input_violations",
     "output_violations",
     "non_finite",
+    "feedback_count",
+    "feedback_correct",
+    "feedback_abs_error_sum",
+    "feedback_unknown",
 )
 
 
@@ -174,9 +182,16 @@ class WindowAccumulator:
                 merge_histograms(total.latency_s, window.latency)
 
     def flush(
-        self, end_ms: int, active: Iterable[ServedModel], use: ResourceUse | None
+        self,
+        end_ms: int,
+        active: Iterable[ServedModel],
+        use: ResourceUse | None,
+        notices: Sequence[str] = (),
     ) -> list[report_pb2.Window]:
-        """The windows of the span that ends now, one an active model and one any other that had requests."""
+        """The windows of the span that ends now, one an active model and one any other that counted something.
+
+        ``notices``: what is wrong with the device, said in each window.
+        """
         serving = set()
         for served in active:
             self._window(served.model, served.version, served.manifest_sha256)
@@ -184,13 +199,14 @@ class WindowAccumulator:
             serving.add(served.manifest_sha256)
         windows = []
         for (_, manifest_sha256), window in self._open.items():
-            counted = window.requests or window.input_violations
+            counted = window.requests or window.input_violations or window.feedback_count
             if manifest_sha256 not in serving and not counted:
                 continue
             window.rollout_id = self._rollouts.get(manifest_sha256, "")
             window.start_unix_ms = min(self.start_ms, end_ms)
             window.end_unix_ms = end_ms
             window.merged = 1
+            window.notices[:] = notices[:MAX_NOTICES]
             if use is not None:
                 window.resources.CopyFrom(resources_proto(use))
             windows.append(window)

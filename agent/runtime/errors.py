@@ -27,7 +27,11 @@ class UnknownServableError(RequestError):
 
 class NotReadyError(RequestError):
     """The model is known but does not answer: nothing of it is active yet, or the server is
-    stopping."""
+    stopping. ``held``: its next version is being loaded, so waiting helps."""
+
+    def __init__(self, message: str, *, held: bool = False) -> None:
+        super().__init__(message)
+        self.held = held
 
 
 class ModelLoadError(BundleError):

@@ -2,15 +2,11 @@
 
 Rules kept here:
 
-- Models are loaded by path from a regular file with one link: creating a session from ``bytes``
-  holds the interpreter's lock, which would stall requests during a swap.
-- One provider, the CPU's; falling back to another is switched off and the result is checked. Only
-  the ONNX format.
 - The contract must fit the models before anything runs: names, data types, ranks, fixed dimensions.
-- Threads do not spin: a device has other work.
+- A saved form takes the place of the bundle's own files only as a whole, and must fit the same
+  contract.
 """
 
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,32 +16,15 @@ import numpy as np
 
 from agent.bundle import Manifest, Stage, TensorSpec, check_name
 from agent.runtime.dtypes import NUMPY_OF, Array, dtype_of_onnx
-from agent.runtime.engine import ort, ort_errors
+from agent.runtime.engine import ort_errors
 from agent.runtime.errors import InferenceError, ModelLoadError
+from agent.runtime.saved_form import stage_file
+from agent.runtime.session import ORT_ERRORS, EngineOptions, open_session, threads_of
 from agent.runtime.verdict import clean_text
 
 __all__ = ["Pipeline", "example_inputs"]
 
-PROVIDER: Final = "CPUExecutionProvider"
 MAX_FREE_DIMENSIONS: Final = 1
-# What onnxruntime raises. It has no common root, and it also raises plain RuntimeError and
-# ValueError.
-ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
-    ort_errors.EPFail,
-    ort_errors.EngineError,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotFound,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    RuntimeError,
-    ValueError,
-    MemoryError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +49,17 @@ class Pipeline:
         self._outputs = tuple(spec.name for spec in manifest.outputs)
 
     @classmethod
-    def load(cls, folder: str | Path, manifest: Manifest) -> "Pipeline":
+    def load(
+        cls,
+        folder: str | Path,
+        manifest: Manifest,
+        engine: EngineOptions | None = None,
+        *,
+        form: Path | None = None,
+    ) -> "Pipeline":
         """Make sessions of the bundle's models and check that the contract fits them.
+
+        ``form``: the folder of a saved form, verified by the caller, to be loaded instead.
 
         Raises:
             ModelLoadError: a model cannot be loaded, or stages or contract do not fit; names the
@@ -79,8 +67,14 @@ class Pipeline:
         """
         available = {spec.name: spec.dtype for spec in manifest.inputs}
         steps = []
-        for stage in manifest.stages:
-            session = _open_session(Path(folder), stage, max(1, manifest.intra_op_threads))
+        engine = engine or EngineOptions()
+        threads = threads_of(manifest.intra_op_threads, engine)
+        for number, stage in enumerate(manifest.stages):
+            where = f"stage {stage.name!r}: {stage.file}"
+            path = Path(folder) / check_name(stage.file)
+            if form is not None:
+                path = form / stage_file(number)
+            session = open_session(path, where, threads, engine, saved=form is not None)
             _check_stage(stage, session, available, manifest.inputs)
             onnx_types = {node.name: node.type for node in session.get_outputs()}
             for onnx_name, tensor in stage.outputs:
@@ -146,39 +140,6 @@ def _kind(error: Exception, options: Any) -> str:
     if isinstance(error, ort_errors.InvalidArgument):
         return "invalid_argument"
     return "runtime"
-
-
-def _open_session(folder: Path, stage: Stage, threads: int) -> Any:
-    path = folder / check_name(stage.file)
-    try:
-        status = path.lstat()
-    except OSError as error:
-        raise ModelLoadError(
-            f"stage {stage.name!r}: {stage.file} cannot be read: {error}"
-        ) from error
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise ModelLoadError(
-            f"stage {stage.name!r}: {stage.file} is not a regular file with one link"
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
-    except ORT_ERRORS as error:
-        raise ModelLoadError(
-            f"stage {stage.name!r}: {stage.file} cannot be loaded: {clean_text(str(error))}"
-        ) from error
-    session.disable_fallback()
-    if session.get_providers() != [PROVIDER]:
-        raise ModelLoadError(
-            f"stage {stage.name!r}: runs on {session.get_providers()}, not {PROVIDER}"
-        )
-    return session
 
 
 def _check_stage(

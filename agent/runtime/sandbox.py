@@ -3,13 +3,14 @@
 Rules kept here:
 
 - Everything is taken away for good: no new privileges, lowest priority, no core files, no writing
-  of files.
+  of files (or only small enough ones), first to go when memory runs out.
 - Limits come from the kernel, not from good will: memory (``RLIMIT_DATA``: what the process may
   allocate, not what it may map from files), processor time, open files.
 - No network where the kernel allows an unprivileged network namespace; whether it did is reported,
   never assumed.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -42,12 +43,15 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
 
 
-def lock_down() -> None:
-    """Lowest priority, no new privileges, no core file, no written file, few open files."""
+def lock_down(max_file_bytes: int = 0) -> None:
+    """Lowest priority, no new privileges, no core file, no written file larger than
+    ``max_file_bytes``, few open files, and the kernel's first choice when memory runs out."""
     os.setpriority(os.PRIO_PROCESS, 0, 19)
+    with contextlib.suppress(OSError):  # a system without /proc: it has no such choice either
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_FSIZE, max_file_bytes)
     _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
 
 

@@ -36,20 +36,25 @@ class Servable:
     """One version. Its state belongs to the registry."""
 
     __slots__ = (
+        "_gone",
         "_idle",
         "_leases",
         "_lock",
         "_pipeline",
         "counters",
         "manifest",
+        "saved_form",
         "sha256",
         "state",
     )
 
-    def __init__(self, pipeline: Pipeline, sha256: str) -> None:
+    def __init__(self, pipeline: Pipeline, sha256: str, *, saved_form: bool = False) -> None:
+        """``saved_form``: the pipeline was loaded from the device's own form of the bundle."""
         self._pipeline: Pipeline | None = pipeline
         self._lock = threading.Lock()
         self._leases = 0
+        self._gone = threading.Event()
+        self.saved_form = saved_form
         self._idle: Callable[[Servable], None] | None = None
         self.manifest: Manifest = pipeline.manifest
         self.sha256 = sha256
@@ -79,11 +84,18 @@ class Servable:
         """Let go and without leases: its counters do not change any more."""
         return self._pipeline is None
 
-    def close(self) -> None:
-        """Drop the pipeline. Only without leases."""
+    def close(self, give_back: Callable[[], None] = lambda: None) -> None:
+        """Drop the pipeline, then call ``give_back``, which returns the memory to the system. Only
+        without leases."""
         with self._lock:
             assert self._leases == 0, f"{self.manifest.model} is closed with {self._leases} leases"
             self._pipeline = None
+        give_back()
+        self._gone.set()
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        """Wait until ``close`` is done, for ``timeout_s`` at most. Whether it is."""
+        return self._gone.wait(timeout_s)
 
     def release(self) -> None:
         """One lease ended (``Handle`` calls this)."""

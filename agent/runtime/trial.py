@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from agent.bundle import Manifest
 from agent.bundle.folder import open_bundle_file, read_bundle
 from agent.errors import BundleError
 from agent.runtime.errors import InferenceError
+from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.runtime.sandbox import (
     die_with_parent,
     leave_network,
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--default-memory-bytes", type=int, default=1 << 30, help="when the bundle does not say"
     )
+    parser.add_argument(
+        "--providers", default=",".join(DEFAULT_PROVIDERS), help="execution providers, in order"
+    )
     options = parser.parse_args(arguments)
     die_with_parent()
     lock_down()
@@ -81,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             or manifest.requirements.memory_bytes
             or options.default_memory_bytes
         )
-        _try_bundle(options.folder, manifest, memory, measures)
+        providers = tuple(options.providers.split(","))
+        _try_bundle(_Tried(options.folder, manifest, providers), memory, measures)
         report = TrialReport(True, measures=measures)
     except _Refused as refused:
         report = TrialReport(False, refused.code, str(refused), measures)
@@ -96,9 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_OK if report.ok else EXIT_REFUSED
 
 
-def _try_bundle(
-    folder: Path, manifest: Manifest, memory_bytes: int, measures: dict[str, float]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What is tried, and on which providers."""
+
+    folder: Path
+    manifest: Manifest
+    providers: tuple[str, ...]
+
+
+def _try_bundle(tried: _Tried, memory_bytes: int, measures: dict[str, float]) -> None:
     """Load and check the bundle in this process, filling ``measures`` on the way.
 
     Raises:
@@ -107,7 +120,9 @@ def _try_bundle(
     # After the network is gone: importing these starts threads.
     from agent.runtime.onnx_scan import scan_model
     from agent.runtime.pipeline import Pipeline
+    from agent.runtime.session import EngineOptions
 
+    folder, manifest = tried.folder, tried.manifest
     base_bytes = rss_bytes()
     limit_memory(memory_bytes)
     try:
@@ -115,7 +130,7 @@ def _try_bundle(
             with open_bundle_file(folder, stage.file) as file:
                 scan_model(file, stage.file)
         began_s = time.perf_counter()
-        pipeline = Pipeline.load(folder, manifest)
+        pipeline = Pipeline.load(folder, manifest, EngineOptions(tried.providers))
         measures["load_ms"] = round((time.perf_counter() - began_s) * 1000, 3)
         inputs = _run_cases(folder, manifest, pipeline)
         measures["golden_cases"] = float(len(manifest.golden))

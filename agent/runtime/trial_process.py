@@ -14,11 +14,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import DeviceError
 from agent.runtime.child import child_command, child_environment, describe_exit
+from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.runtime.verdict import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -28,7 +30,7 @@ from agent.runtime.verdict import (
     parse_line,
 )
 
-__all__ = ["TrialLimits", "TrialReport", "run_trial", "run_trial_blocking"]
+__all__ = ["TrialLimits", "TrialReport", "run_form_trial", "run_trial", "run_trial_blocking"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,22 @@ class TrialLimits:
     """For the kernel to take a killed child away."""
 
 
-async def run_trial(folder: str | Path, limits: TrialLimits | None = None) -> TrialReport:
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a child ended and what it said, bounded."""
+
+    returncode: int | None
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool
+
+
+async def run_trial(
+    folder: str | Path,
+    limits: TrialLimits | None = None,
+    *,
+    providers: Sequence[str] = DEFAULT_PROVIDERS,
+) -> TrialReport:
     """Load, warm up and check the bundle in ``folder`` apart from everything else.
 
     Raises:
@@ -60,8 +77,56 @@ async def run_trial(folder: str | Path, limits: TrialLimits | None = None) -> Tr
         "agent.runtime.trial",
         "--cpu-s", str(limits.cpu_s),
         "--default-memory-bytes", str(limits.default_memory_bytes),
+        "--providers", ",".join(providers),
         str(folder),
     )  # fmt: skip
+    ended = await _run_child(command, limits, f"the trial of {folder}")
+    if ended.timed_out:
+        return TrialReport(
+            False,
+            TrialReason.TIMEOUT,
+            f"the trial did not end within {limits.wall_s:g} s and was killed; the model may never finish a run",
+        )
+    return _judge(ended, limits)
+
+
+async def run_form_trial(
+    folder: str | Path,
+    target: str | Path,
+    limits: TrialLimits | None = None,
+    *,
+    providers: Sequence[str] = DEFAULT_PROVIDERS,
+) -> str:
+    """Make and measure the saved form of a bundle that passed its trial, in the empty folder
+    ``target``. Returns why there is none, empty when ``form.json`` is there.
+
+    Raises:
+        DeviceError: the child cannot be started at all.
+    """
+    limits = limits or TrialLimits()
+    command = child_command(
+        "agent.runtime.form_trial",
+        "--cpu-s", str(limits.cpu_s),
+        "--default-memory-bytes", str(limits.default_memory_bytes),
+        "--providers", ",".join(providers),
+        str(folder),
+        str(target),
+    )  # fmt: skip
+    ended = await _run_child(command, limits, f"the measuring of {folder}")
+    if ended.timed_out:
+        return f"it was not made within {limits.wall_s:g} s"
+    if ended.returncode == EXIT_OK:
+        return ""
+    how = "no exit status" if ended.returncode is None else describe_exit(ended.returncode)
+    return f"{how}{_last_words(ended.stderr)}"
+
+
+async def _run_child(command: Sequence[str], limits: TrialLimits, what: str) -> _Ended:
+    """Run a child to its end or to the end of its time; its whole group is gone afterwards.
+
+    Raises:
+        DeviceError: it cannot be started at all.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -73,7 +138,7 @@ async def run_trial(folder: str | Path, limits: TrialLimits | None = None) -> Tr
         )
     except OSError as error:
         raise DeviceError(
-            f"the trial of {folder} cannot be started: {error}. Check free memory and the limit on processes."
+            f"{what} cannot be started: {error}. Check free memory and the limit on processes."
         ) from error
     timed_out = False
     output = asyncio.gather(
@@ -97,13 +162,7 @@ async def run_trial(folder: str | Path, limits: TrialLimits | None = None) -> Tr
         TimeoutError
     ):  # something outside the group still holds the pipe; its words are not needed
         stdout, stderr = b"", b""
-    if timed_out:
-        return TrialReport(
-            False,
-            TrialReason.TIMEOUT,
-            f"the trial did not end within {limits.wall_s:g} s and was killed; the model may never finish a run",
-        )
-    return _judge(process.returncode, stdout, stderr, limits)
+    return _Ended(process.returncode, stdout, stderr, timed_out)
 
 
 def run_trial_blocking(folder: str | Path, limits: TrialLimits | None = None) -> TrialReport:
@@ -132,12 +191,11 @@ async def _kill_group(process: asyncio.subprocess.Process, wait_s: float) -> Non
         await asyncio.wait_for(process.wait(), wait_s)
 
 
-def _judge(
-    returncode: int | None, stdout: bytes, stderr: bytes, limits: TrialLimits
-) -> TrialReport:
+def _judge(ended: _Ended, limits: TrialLimits) -> TrialReport:
     """The report of a child that ended by itself."""
+    returncode = ended.returncode
     if returncode in (EXIT_OK, EXIT_REFUSED):
-        lines = [line for line in stdout.splitlines() if line.strip()]
+        lines = [line for line in ended.stdout.splitlines() if line.strip()]
         report = parse_line(lines[-1]) if lines else None
         if report is not None and report.ok is (returncode == EXIT_OK):
             return report
@@ -146,8 +204,12 @@ def _judge(
         return TrialReport(False, TrialReason.TIMEOUT, reason)
     how = describe_exit(returncode) if returncode is not None else "no exit status"
     hint = " (the kernel may have run out of memory)" if returncode == -signal.SIGKILL else ""
-    last = stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
-    said = f"; it last said: {clean_text(last, 200)}" if last else ""
+    said = _last_words(ended.stderr)
     return TrialReport(
         False, TrialReason.CRASHED, f"the trial ended without a result: {how}{hint}{said}"
     )
+
+
+def _last_words(stderr: bytes) -> str:
+    last = stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+    return f"; it last said: {clean_text(last, 200)}" if last else ""

@@ -1,4 +1,5 @@
-"""``python -m agent.serving --control-fd N --listen HOST:PORT``: the model server's process.
+"""``python -m agent.serving --control-fd N --listen HOST:PORT``: the model server's process. ``--http``,
+``--grpc-unix`` and ``--http-unix`` say where else it listens.
 
 Rules kept here:
 
@@ -6,7 +7,7 @@ Rules kept here:
   channel stops it.
 - SIGTERM and a shutdown request drain: no new requests, those under way get ``--grace-s``, then the
   process ends whatever still runs. SIGINT is the supervisor's to handle.
-- The port is ours alone or the start fails: a second server must not share it silently.
+- Ports and sockets are ours alone or the start fails: a second server must not share them silently.
 """
 
 import argparse
@@ -19,18 +20,33 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from agent.errors import ConfigError
+from agent.runtime import run_marks
+from agent.runtime.engine import ort
+from agent.runtime.providers import DEFAULT_PROVIDERS, check_available
 from agent.runtime.registry import Registry
 from agent.runtime.sandbox import die_with_parent
+from agent.runtime.session import EngineOptions
 from agent.serving.control import Event, encode
 from agent.serving.control_loop import ControlLoop
+from agent.serving.listen import (
+    bind_tcp,
+    bind_unix,
+    claim_unix,
+    private_to_group,
+    remove_sockets,
+    split_address,
+)
+from agent.serving.protocol import InferenceProtocol
 from agent.serving.service import InferenceService
 from agent.serving.watchdog import RunWatchdog
-from agent.trust.loopback import require_loopback
+
+if TYPE_CHECKING:
+    from agent.serving.rest.server import RestServer
 
 __all__ = ["ServingLimits", "main"]
 
@@ -55,56 +71,78 @@ class ServingLimits:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="agent.serving", description="The model server of the agent."
-    )
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT")
-    parser.add_argument("--grace-s", type=float, default=5.0)
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     die_with_parent(signal.SIGKILL)
     logging.basicConfig(level=logging.WARNING, format="model server: %(levelname)s %(message)s")
     # A pipe and not an Event: a signal handler may not take locks that its own thread could hold.
     asked_to_stop, stop = os.pipe()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: _tell(stop))
+    if options.marks_fd is not None:
+        run_marks.install(options.marks_fd)
     channel = socket.socket(fileno=options.control_fd)
     limits = ServingLimits()
-    registry = Registry()
+    registry = Registry(engine=EngineOptions(providers=tuple(options.providers.split(","))))
     watchdog = RunWatchdog(max_run_s=limits.max_run_s, look_every_s=limits.look_every_s)
-    control = ControlLoop(channel, registry, lambda: _tell(stop))
+    protocol = InferenceProtocol(registry, watchdog)
+    control = ControlLoop(channel, registry, lambda: _tell(stop), protocol.feedback.log)
     try:
-        server, port = _listen(options.listen, InferenceService(registry, watchdog), limits)
+        check_available(
+            options.providers.split(","), ort.get_available_providers(), "[serving] providers"
+        )
+        # Sockets first: permissions of new files are the whole process's, and threads come after.
+        server, port = _listen(options, InferenceService(protocol), limits)
+        rest, http_port = _listen_http(options, protocol)
+        server.start()
+        if rest is not None:
+            rest.start()
     except (ConfigError, RuntimeError, ValueError) as error:
         channel.sendall(encode({"event": Event.FAILED, "error": str(error)}))
         return EXIT_FAILED
-    server.start()
     control.start()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections have less to look through
-    control.send({"event": Event.READY, "port": port, "pid": os.getpid()})
+    control.send({"event": Event.READY, "port": port, "http_port": http_port, "pid": os.getpid()})
     os.read(asked_to_stop, 1)
-    _drain(server, options.grace_s)
+    _drain(server, rest, options.grace_s)
+    remove_sockets([path for path in (options.grpc_unix, options.http_unix) if path])
     return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="agent.serving", description="The model server of the agent."
+    )
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--marks-fd", type=int, help="file for agent.runtime.run_marks")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="gRPC")
+    parser.add_argument("--http", default="", metavar="HOST:PORT", help="REST")
+    parser.add_argument("--grpc-unix", default="", metavar="PATH", help="gRPC on a unix socket")
+    parser.add_argument("--http-unix", default="", metavar="PATH", help="REST on a unix socket")
+    parser.add_argument(
+        "--providers", default=",".join(DEFAULT_PROVIDERS), metavar="NAME,...", help="in order"
+    )
+    parser.add_argument("--grace-s", type=float, default=5.0)
+    return parser.parse_args(arguments)
 
 
 def _tell(stop: int) -> None:
     os.write(stop, b"x")
 
 
-def _listen(listen: str, service: InferenceService, limits: ServingLimits) -> tuple[Any, int]:
-    """A server bound to its port, not started.
+def _listen(
+    options: argparse.Namespace, service: InferenceService, limits: ServingLimits
+) -> tuple[Any, int]:
+    """The gRPC server, bound to its places, not started, and its port.
 
     Raises:
-        ConfigError: not on the loopback. RuntimeError: the port cannot be had. ValueError: it is no
-        number.
+        ConfigError: not on the loopback. RuntimeError: a place cannot be had. ValueError: the port
+        is no number.
     """
-    host, _, port = listen.rpartition(":")
-    require_loopback(host, "[serving] listen")
-    number = int(port)
+    host, number = split_address(options.listen, "[serving] listen")
     server = grpc.server(
         ThreadPoolExecutor(limits.workers, thread_name_prefix="infer"),
-        handlers=(service.handler(),),
+        handlers=(service.handler(), service.feedback_handler()),
         options=(
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", limits.max_message_bytes),
@@ -118,16 +156,50 @@ def _listen(listen: str, service: InferenceService, limits: ServingLimits) -> tu
         raise RuntimeError(
             f"the port {number} is taken or not allowed; choose another in [serving] listen"
         ) from error
+    if options.grpc_unix:
+        what = "[serving] grpc_unix"
+        claim_unix(options.grpc_unix, what)  # gRPC itself would take over another server's
+        try:
+            with private_to_group():
+                server.add_insecure_port(f"unix:{options.grpc_unix}")
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{what} = {options.grpc_unix!r} cannot be made. Its folder must exist and be the agent's"
+            ) from error
     return server, bound
 
 
-def _drain(server: Any, grace_s: float) -> None:
+def _listen_http(
+    options: argparse.Namespace, protocol: InferenceProtocol
+) -> tuple["RestServer | None", int | None]:
+    """The HTTP front end, bound to its places, not started, and its TCP port; None where it is
+    switched off. Raises like ``_listen``."""
+    sockets = []
+    port = None
+    if options.http:
+        sockets.append(bind_tcp(options.http, "[serving] http"))
+        port = int(sockets[0].getsockname()[1])
+    if options.http_unix:
+        sockets.append(bind_unix(options.http_unix, "[serving] http_unix"))
+    if not sockets:
+        return None, None
+    # Only here: without it the process is several megabytes smaller.
+    from agent.serving.rest.app import RestApp
+    from agent.serving.rest.server import RestServer
+
+    return RestServer(RestApp(protocol), sockets, options.grace_s), port
+
+
+def _drain(server: Any, rest: "RestServer | None", grace_s: float) -> None:
     """Let requests under way end, for ``grace_s`` at most."""
     # Should a model hold on to everything, the kernel ends the process: no handler, so nothing can
     # hold that up.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, grace_s + 2.0)
-    server.stop(grace_s).wait()
+    stopped = server.stop(grace_s)
+    if rest is not None:
+        rest.stop(grace_s)
+    stopped.wait()
 
 
 if __name__ == "__main__":

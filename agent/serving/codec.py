@@ -1,26 +1,28 @@
-"""Between the protocol's messages and numpy arrays.
+"""Between the protocol's gRPC messages and numpy arrays.
 
 Rules kept here:
 
 - Inputs come raw (all of them) or as typed contents (each of them), never mixed; the answer comes
   the same way.
 - FP16 has no typed contents in the protocol, so it is always raw.
-- Counts are checked against the shape before an array is made.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-import numpy as np
-
-from agent.runtime.dtypes import NUMPY_OF, Array, dtype_of, from_raw, text_array, to_raw
+from agent.runtime.dtypes import Array, dtype_of, from_raw, text_array, to_raw
 from agent.runtime.errors import InputContractError
+from agent.serving.protocol import (
+    MAX_INPUTS,
+    Answer,
+    Parameter,
+    refuse_tensor_parameters,
+)
+from agent.serving.values import check_count, numbers
 from protos import inference_pb2 as oip
 
-__all__ = ["MAX_INPUTS", "decode_inputs", "encode_outputs"]
+__all__ = ["decode_inputs", "encode_answer", "parameters_of"]
 
-MAX_INPUTS: Final = 256
 _CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -38,7 +40,7 @@ _CONTENTS: Final[Mapping[str, str]] = {
 
 
 def decode_inputs(request: oip.ModelInferRequest) -> dict[str, Array]:
-    """The request's inputs by name.
+    """The request's inputs by name. Refuses on the way what is asked for and not done here.
 
     Raises:
         InputContractError: names, types, shapes and bytes do not fit together.
@@ -49,6 +51,10 @@ def decode_inputs(request: oip.ModelInferRequest) -> dict[str, Array]:
         raise InputContractError(
             f"{len(tensors)} inputs are more than the {MAX_INPUTS} that are taken"
         )
+    for kind, described in (("input", tensors), ("output", request.outputs)):
+        for tensor in described:
+            if tensor.parameters:
+                refuse_tensor_parameters(kind, tensor.name, tensor.parameters)
     if raw and len(raw) != len(tensors):
         raise InputContractError(
             f"{len(tensors)} inputs came with {len(raw)} raw contents; there must be one for each"
@@ -77,29 +83,33 @@ def _from_contents(tensor: oip.ModelInferRequest.InferInputTensor) -> Array:
             f"tensor {name!r}: data type {dtype!r} has no typed contents; send it raw"
         )
     values = getattr(tensor.contents, field)
-    if any(dim < 0 for dim in shape) or len(values) != math.prod(shape):
-        raise InputContractError(
-            f"tensor {name!r}: shape {list(shape)} does not fit the {len(values)} values in {field}"
-        )
+    check_count(len(values), shape, name, field)
     if dtype == "BYTES":
         return text_array(values, shape, name)
-    try:
-        return np.array(values, dtype=NUMPY_OF[dtype]).reshape(shape)
-    except OverflowError as error:
-        raise InputContractError(f"tensor {name!r}: a value does not fit {dtype}") from error
+    return numbers(values, dtype, shape, name)
 
 
-def encode_outputs(
-    response: oip.ModelInferResponse,
-    outputs: Mapping[str, Array],
-    names: Iterable[str],
-    *,
-    typed: bool,
-) -> None:
-    """Put the outputs named into the response, raw or (``typed``) as typed contents where there are
-    any."""
-    chosen: Sequence[tuple[str, Array]] = [(name, outputs[name]) for name in names]
-    typed = typed and all(dtype_of(array) in _CONTENTS for _, array in chosen)
+def parameters_of(parameters: Mapping[str, Any]) -> Mapping[str, Parameter]:
+    """A message's parameters as plain values; those without a value are left out."""
+    found: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if choice is not None:
+            found[name] = getattr(parameter, choice)
+    return found
+
+
+def encode_answer(answer: Answer, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
+    """The response: raw, or as typed contents where the request came so and every output has
+    them."""
+    manifest = answer.manifest
+    response = oip.ModelInferResponse(
+        model_name=manifest.model, model_version=manifest.version, id=request.id
+    )
+    chosen = [(name, answer.arrays[name]) for name in answer.names]
+    typed = not request.raw_input_contents and all(
+        dtype_of(array) in _CONTENTS for _, array in chosen
+    )
     for name, array in chosen:
         dtype = dtype_of(array)
         tensor = response.outputs.add(name=name, datatype=dtype, shape=array.shape)
@@ -109,3 +119,4 @@ def encode_outputs(
             tensor.contents.bytes_contents.extend(str(value).encode() for value in array.flat)
         else:
             getattr(tensor.contents, _CONTENTS[dtype]).extend(array.reshape(-1).tolist())
+    return response

@@ -88,5 +88,9 @@ def _window(entry: Message) -> ServedWindow:
         output_violations=entry["output_violations"],
         non_finite=entry["non_finite"],
         error_kinds=dict(entry["error_kinds"]),
+        feedback_count=entry.get("feedback_count", 0),
+        feedback_correct=entry.get("feedback_correct", 0),
+        feedback_abs_error_sum=entry.get("feedback_abs_error_sum", 0.0),
+        feedback_unknown=entry.get("feedback_unknown", 0),
         latency=None if histogram is None else report_pb2.Histogram(**histogram),
     )

@@ -15,12 +15,15 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from agent.bundle.folder import read_bundle
 from agent.errors import AgentError, BundleError, DeviceError
+from agent.runtime import run_marks
 from agent.runtime.registry import Registry, VersionWindow
 from agent.serving.control import MAX_LINE_BYTES, Fault, Message, Op, decode, encode
+from agent.serving.feedback import FeedbackLog, merged_windows
 
 __all__ = ["ControlLoop"]
 
@@ -33,11 +36,16 @@ class ControlLoop:
     closes."""
 
     def __init__(
-        self, channel: socket.socket, registry: Registry, ended: Callable[[], None]
+        self,
+        channel: socket.socket,
+        registry: Registry,
+        ended: Callable[[], None],
+        feedback: FeedbackLog | None = None,
     ) -> None:
         self._channel = channel
         self._registry = registry
         self._ended = ended
+        self._feedback = feedback or FeedbackLog()
         self._write = threading.Lock()
         self._loads: queue.Queue[Message] = queue.Queue(MAX_WAITING_LOADS)
 
@@ -65,7 +73,8 @@ class ControlLoop:
             self._ended()
 
     def _take(self, message: Message) -> None:
-        if message.get("op") != Op.LOAD:
+        slow = message.get("op") == Op.LOAD or message.get("hold_s")
+        if not slow:
             self._answer(message, self._perform)
             return
         try:
@@ -95,10 +104,29 @@ class ControlLoop:
         self.send(answer)
 
     def _load(self, message: Message) -> Message:
+        if message.get("op") == Op.UNLOAD:
+            return self._unload_first(message)
         manifest, _ = read_bundle(message["path"])
         if manifest.intra_op_threads <= 1:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        self._registry.load(message["path"], message["manifest_sha256"])
+        place = run_marks.begin(message["manifest_sha256"])
+        try:
+            form = message.get("form")
+            self._registry.load(
+                message["path"], message["manifest_sha256"], Path(form) if form else None
+            )
+        finally:
+            run_marks.end(place)
+        return {}
+
+    def _unload_first(self, message: Message) -> Message:
+        """Let the active version go and hold its model; answered once its memory is free again."""
+        hold_s, sha256 = float(message["hold_s"]), message["manifest_sha256"]
+        self._registry.unload(message["model"], sha256, hold_s)
+        if not self._registry.wait_closed(sha256, hold_s):
+            raise DeviceError(
+                f"requests to {message['model']!r} went on for {hold_s:g} s, so its memory is not free"
+            )
         return {}
 
     def _perform(self, message: Message) -> Message:
@@ -108,7 +136,8 @@ class ControlLoop:
             case Op.UNLOAD:
                 self._registry.unload(message["model"], message["manifest_sha256"])
             case Op.DRAIN:
-                return {"windows": [_to_json(window) for window in self._registry.drain()]}
+                windows = [_to_json(window) for window in self._registry.drain()]
+                return {"windows": merged_windows(windows, self._feedback.drain())}
             case Op.SHUTDOWN:
                 self._ended()
             case Op.PING:

@@ -1,64 +1,50 @@
-"""The Open Inference Protocol over gRPC: what each method answers.
+"""The Open Inference Protocol over gRPC: its methods, messages and status codes.
 
 Rules kept here:
 
-- Errors carry the protocol's codes: NOT_FOUND (no such model or version), INVALID_ARGUMENT (the
-  contract is broken), UNAVAILABLE (loaded, not answering), DEADLINE_EXCEEDED (the run took too
-  long), INTERNAL (the model failed).
-- Broken inputs are refused and counted apart from failures. Broken or non-finite outputs are
-  counted and answered.
-- Which versions run is the fleet's decision: loading and unloading over the protocol is refused.
+- What is answered is ``agent.serving.protocol``'s; here are only messages and codes.
+- A stream answers its requests in order, one answer each; a request that fails is answered with its
+  error and ends nothing. Streams have threads of their own, a bounded number: an idle stream takes
+  none from single requests.
 """
 
-import logging
-import time
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
 import grpc
 
-from agent import __version__
-from agent.bundle import Manifest, TensorSpec
-from agent.runtime.contract import check_inputs, check_outputs
-from agent.runtime.errors import (
-    InferenceError,
-    InputContractError,
-    NotReadyError,
-    RequestError,
-    UnknownServableError,
-)
-from agent.runtime.registry import Registry
-from agent.runtime.servable import Handle, ServableState
-from agent.serving.codec import decode_inputs, encode_outputs
-from agent.serving.watchdog import RunWatchdog
+from agent.bundle import TensorSpec
+from agent.runtime.errors import RequestError
+from agent.serving.codec import decode_inputs, encode_answer, parameters_of
+from agent.serving.errors import FleetDecidesError, OverloadError
+from agent.serving.protocol import PLATFORM, Fault, InferenceProtocol, Question, fault_of
 from protos import inference_pb2 as oip
 
-__all__ = ["SERVICE", "InferenceService"]
+__all__ = ["CODES", "MAX_STREAMS", "SERVICE", "InferenceService"]
 
 SERVICE: Final = "inference.GRPCInferenceService"
-PLATFORM: Final = "onnxruntime_onnx"
-_STATES: Final = {
-    ServableState.ACTIVE: ("READY", ""),
-    ServableState.PREVIOUS: ("READY", "not active: answers only requests that name its version"),
-    ServableState.CANDIDATE: ("UNAVAILABLE", "loaded, not active yet"),
-    ServableState.RETIRED: ("UNAVAILABLE", "being unloaded"),
+MAX_STREAMS: Final = 32
+CODES: Final[Mapping[Fault, grpc.StatusCode]] = {
+    Fault.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Fault.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Fault.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    Fault.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Fault.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Fault.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Fault.INTERNAL: grpc.StatusCode.INTERNAL,
 }
-_CODES: Final = {
-    UnknownServableError: grpc.StatusCode.NOT_FOUND,
-    NotReadyError: grpc.StatusCode.UNAVAILABLE,
-    InputContractError: grpc.StatusCode.INVALID_ARGUMENT,
-}
-_UNSUPPORTED_OUTPUT: Final = ("classification", "shared_memory_region")
-_log = logging.getLogger(__name__)
 
 
 class InferenceService:
-    """Answers requests from a registry; ``handler`` registers it under the protocol's own service
-    name."""
+    """Answers over gRPC; ``handler`` registers it under the protocol's own service name."""
 
-    def __init__(self, registry: Registry, watchdog: RunWatchdog) -> None:
-        self._registry = registry
-        self._watchdog = watchdog
+    def __init__(self, protocol: InferenceProtocol) -> None:
+        self._protocol = protocol
+        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
+        self._stream_threads = ThreadPoolExecutor(MAX_STREAMS + 1, thread_name_prefix="stream")
 
     def handler(self) -> Any:
         """The generic handler for ``grpc.Server.add_generic_rpc_handlers``."""
@@ -73,73 +59,69 @@ class InferenceService:
             "RepositoryModelLoad": (self.refuse_change, oip.RepositoryModelLoadRequest),
             "RepositoryModelUnload": (self.refuse_change, oip.RepositoryModelUnloadRequest),
         }
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                name: grpc.unary_unary_rpc_method_handler(
-                    method,
-                    request_deserializer=request.FromString,
-                    response_serializer=lambda message: message.SerializeToString(),
-                )
-                for name, (method, request) in methods.items()
-            },
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                method,
+                request_deserializer=request.FromString,
+                response_serializer=lambda message: message.SerializeToString(),
+            )
+            for name, (method, request) in methods.items()
+        }
+        handlers["ModelStreamInfer"] = self._stream_handler()
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def feedback_handler(self) -> Any:
+        """The generic handler of the feedback service."""
+        return self._protocol.feedback.handler()
+
+    def _stream_handler(self) -> Any:
+        def stream(requests: Any, context: Any) -> Iterator[oip.ModelStreamInferResponse]:
+            return self.model_stream_infer(requests, context)
+
+        # grpcio's way to give a method threads of its own. Were it ignored, streams would share the
+        # others' threads: slower, not wrong.
+        stream.experimental_thread_pool = self._stream_threads  # type: ignore[attr-defined]
+        return grpc.stream_stream_rpc_method_handler(
+            stream,
+            request_deserializer=oip.ModelInferRequest.FromString,
+            response_serializer=lambda message: message.SerializeToString(),
         )
 
     def model_infer(self, request: oip.ModelInferRequest, context: Any) -> oip.ModelInferResponse:
         """Run a model on one request."""
-        began_s = time.perf_counter()
         try:
-            with self._registry.acquire(request.model_name, request.model_version) as handle:
-                return self._infer(handle, request, context, began_s)
-        except RequestError as error:
-            return _abort(context, _CODES[type(error)], str(error))
-        except InferenceError as error:
-            late = error.kind == "timeout"
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.INTERNAL
-            return _abort(context, code, f"model {request.model_name!r}: {error}")
-        except Exception as error:  # noqa: BLE001 one bad request must not look like a lost server
-            _log.exception("model %r: unexpected error", request.model_name)
-            text = f"model {request.model_name!r}: unexpected {type(error).__name__}"
-            return _abort(context, grpc.StatusCode.INTERNAL, text)
+            return self._protocol.infer(_question(request, context.time_remaining))
+        except Exception as error:  # noqa: BLE001 each has its code; unknown ones are logged there
+            return _abort(context, error, request.model_name)
 
-    def _infer(
-        self, handle: Handle, request: oip.ModelInferRequest, context: Any, began_s: float
-    ) -> oip.ModelInferResponse:
-        """Counts everything while the lease is held: the counters of a version end with its last
-        lease."""
-        servable = handle.servable
-        manifest, counters = servable.manifest, servable.counters
+    def model_stream_infer(
+        self, requests: Iterator[oip.ModelInferRequest], context: Any
+    ) -> Iterator[oip.ModelStreamInferResponse]:
+        """Run a model on each request of a stream."""
+        if not self._streams.acquire(blocking=False):
+            _abort(context, OverloadError(f"{MAX_STREAMS} streams are open, no more fit"), "")
         try:
-            names = _requested_outputs(request, manifest)
-            inputs = decode_inputs(request)
-            check_inputs(manifest.inputs, inputs)
-        except InputContractError:
-            counters.refused()
-            raise
-        remaining_s = context.time_remaining()
-        if remaining_s is not None and remaining_s <= 0:
-            # It waited too long for a thread. Nobody listens any more, so nothing is run or counted.
-            return _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's time is over")
+            # The iterator raises when the caller goes away: then nobody is left to answer.
+            with contextlib.suppress(grpc.RpcError):
+                for request in requests:
+                    yield self._streamed(request, context)
+        finally:
+            self._streams.release()
+
+    def _streamed(
+        self, request: oip.ModelInferRequest, context: Any
+    ) -> oip.ModelStreamInferResponse:
         try:
-            with self._watchdog.watch(remaining_s, counters.objective_s) as options:
-                outputs = handle.pipeline.run(inputs, options)
-        except InferenceError as error:
-            counters.failed(error.kind)
-            raise
-        except Exception:
-            counters.failed("unexpected")
-            raise
-        findings = check_outputs(manifest.outputs, outputs)
-        response = oip.ModelInferResponse(
-            model_name=manifest.model, model_version=manifest.version, id=request.id
-        )
-        encode_outputs(response, outputs, names, typed=not request.raw_input_contents)
-        counters.answered(
-            time.perf_counter() - began_s,
-            violations=bool(findings.violations),
-            non_finite=bool(findings.non_finite),
-        )
-        return response
+            response = self._protocol.infer(_question(request, context.time_remaining))
+        except Exception as error:  # noqa: BLE001 answered; unknown ones are logged in fault_of
+            _, text = fault_of(error, request.model_name)
+            answer = oip.ModelStreamInferResponse(error_message=text)
+            # With the id, or a client with several requests under way could not tell whose it is.
+            answer.infer_response.id = request.id
+        else:
+            answer = oip.ModelStreamInferResponse(infer_response=response)
+        answer.infer_response.parameters["triton_final_response"].bool_param = True
+        return answer
 
     def server_live(self, _request: oip.ServerLiveRequest, _context: Any) -> oip.ServerLiveResponse:
         """The process answers."""
@@ -149,33 +131,29 @@ class InferenceService:
         self, _request: oip.ServerReadyRequest, _context: Any
     ) -> oip.ServerReadyResponse:
         """Every model that is loaded has an active version."""
-        ready = all(self._is_ready(name, "") for name in self._registry.names())
-        return oip.ServerReadyResponse(ready=ready)
+        return oip.ServerReadyResponse(ready=self._protocol.server_ready())
 
     def model_ready(self, request: oip.ModelReadyRequest, _context: Any) -> oip.ModelReadyResponse:
         """The model (version) would answer now; an unknown one would not."""
-        return oip.ModelReadyResponse(ready=self._is_ready(request.name, request.version))
+        return oip.ModelReadyResponse(
+            ready=self._protocol.model_ready(request.name, request.version)
+        )
 
     def server_metadata(
         self, _request: oip.ServerMetadataRequest, _context: Any
     ) -> oip.ServerMetadataResponse:
-        """Name and version of the server."""
-        return oip.ServerMetadataResponse(name="muster", version=__version__)
+        """Name and version of the server, and what it can beyond the protocol."""
+        name, version, extensions = self._protocol.server_metadata()
+        return oip.ServerMetadataResponse(name=name, version=version, extensions=extensions)
 
     def model_metadata(
         self, request: oip.ModelMetadataRequest, context: Any
     ) -> oip.ModelMetadataResponse:
         """The contract of a model."""
         try:
-            with self._registry.acquire(request.name, request.version) as handle:
-                manifest = handle.servable.manifest
+            manifest, versions = self._protocol.model_metadata(request.name, request.version)
         except RequestError as error:
-            return _abort(context, _CODES[type(error)], str(error))
-        versions = [
-            servable.manifest.version
-            for servable in self._registry.versions(request.name)
-            if servable.state in (ServableState.ACTIVE, ServableState.PREVIOUS)
-        ]
+            return _abort(context, error, request.name)
         return oip.ModelMetadataResponse(
             name=manifest.model,
             versions=versions,
@@ -189,45 +167,33 @@ class InferenceService:
     ) -> oip.RepositoryIndexResponse:
         """Every loaded version and whether it answers."""
         response = oip.RepositoryIndexResponse()
-        for name in self._registry.names():
-            for servable in self._registry.versions(name):
-                state, reason = _STATES[servable.state]
-                if state == "READY" or not request.ready:
-                    response.models.add(
-                        name=name, version=servable.manifest.version, state=state, reason=reason
-                    )
+        for entry in self._protocol.repository_index(ready=request.ready):
+            response.models.add(
+                name=entry.name, version=entry.version, state=entry.state, reason=entry.reason
+            )
         return response
 
-    def refuse_change(self, _request: Any, context: Any) -> NoReturn:
+    def refuse_change(self, request: Any, context: Any) -> None:
         """Load and unload: not for applications."""
-        _abort(
-            context,
-            grpc.StatusCode.PERMISSION_DENIED,
-            "the fleet decides which bundles run on this device; change it with a rollout",
-        )
-
-    def _is_ready(self, name: str, version: str) -> bool:
         try:
-            with self._registry.acquire(name, version):
-                return True
-        except RequestError:  # unknown or not active: the answer to the question
-            return False
+            self._protocol.refuse_change()
+        except FleetDecidesError as error:
+            _abort(context, error, request.model_name)
 
 
-def _requested_outputs(request: oip.ModelInferRequest, manifest: Manifest) -> Sequence[str]:
-    """Names of the outputs to answer, all of the contract's where none are asked for."""
-    known = [spec.name for spec in manifest.outputs]
-    if not request.outputs:
-        return known
-    names: list[str] = []
-    for output in request.outputs:
-        if output.name not in known:
-            raise InputContractError(f"there is no output {output.name!r}; the model has {known}")
-        for parameter in _UNSUPPORTED_OUTPUT:
-            if parameter in output.parameters:
-                raise InputContractError(f"output {output.name!r}: {parameter} is not supported")
-        names.append(output.name)
-    return names
+def _question(
+    request: oip.ModelInferRequest, remaining_s: Callable[[], float | None]
+) -> Question[oip.ModelInferResponse]:
+    return Question(
+        model=request.model_name,
+        version=request.model_version,
+        decode=lambda: decode_inputs(request),
+        encode=lambda answer: encode_answer(answer, request),
+        outputs=[output.name for output in request.outputs],
+        parameters=parameters_of(request.parameters) if request.parameters else {},
+        request_id=request.id,
+        remaining_s=remaining_s,
+    )
 
 
 def _tensor_metadata(spec: TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:
@@ -236,7 +202,8 @@ def _tensor_metadata(spec: TensorSpec) -> oip.ModelMetadataResponse.TensorMetada
     )
 
 
-def _abort(context: Any, code: grpc.StatusCode, text: str) -> NoReturn:
-    """End the call with a status."""
-    context.abort(code, text)
+def _abort(context: Any, error: Exception, model: str) -> NoReturn:
+    """End the call with the status that the error has."""
+    fault, text = fault_of(error, model)
+    context.abort(CODES[fault], text)
     raise AssertionError("abort raises")

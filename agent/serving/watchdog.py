@@ -8,43 +8,82 @@ Rules kept here:
 - A run over its deadline is told to terminate (``RunOptions.terminate``) and fails as ``timeout``;
   its thread is free again. One thread looks several times a second; a run pays two dictionary
   operations.
+- onnxruntime looks at ``terminate`` only between nodes. A run that does not end ``stuck_s`` after it was told to has
+  taken its thread for good: the process ends, with the bundle blamed for it, and is started anew.
+- While a run lasts, its bundle is marked (``agent.runtime.run_marks``): should it take the process down, the
+  supervisor knows which one it was.
 """
 
+import logging
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
+from agent.runtime import run_marks
 from agent.runtime.engine import ort
 
-__all__ = ["RunWatchdog"]
+__all__ = ["STUCK_S", "RunWatchdog", "end_process"]
+
+STUCK_S: Final = 10.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Run:
+    deadline_s: float
+    options: Any
+    thread: int
+    told_s: float | None = None
+
+
+def end_process(thread: int) -> None:
+    """A run on this thread cannot be ended: blame its bundle and end the process, at once and whatever still runs."""
+    run_marks.blame_thread(thread)
+    os._exit(run_marks.EXIT_STUCK)
 
 
 class RunWatchdog:
-    """Watches the runs of one process."""
+    """Watches the runs of one process. ``stuck`` is called from the watching thread with the thread of a run that
+    did not end within ``stuck_s`` of being told to."""
 
-    def __init__(self, *, max_run_s: float, look_every_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        max_run_s: float,
+        look_every_s: float,
+        stuck_s: float = STUCK_S,
+        stuck: Callable[[int], None] = end_process,
+    ) -> None:
         self._max_run_s = max_run_s
         self._look_every_s = look_every_s
-        self._runs: dict[int, tuple[float, Any]] = {}
+        self._stuck_s = stuck_s
+        self._stuck = stuck
+        self._runs: dict[int, _Run] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="run-watchdog", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def watch(self, remaining_s: float | None, objective_s: float) -> Iterator[Any]:
-        """The ``RunOptions`` for one run; ``remaining_s`` is what the caller still waits (None: for
-        ever)."""
+    def watch(
+        self, remaining_s: float | None, objective_s: float, manifest_sha256: str = ""
+    ) -> Iterator[Any]:
+        """The ``RunOptions`` for one run of the bundle on this thread; ``remaining_s`` is what the caller still waits
+        (None: for ever)."""
         limit_s = self._max_run_s if remaining_s is None else min(remaining_s, self._max_run_s)
         limit_s = max(limit_s, objective_s)
         options = ort.RunOptions()
         key = id(options)  # alive, hence unique, until removed
-        self._runs[key] = (time.monotonic() + limit_s, options)
+        place = run_marks.begin(manifest_sha256)
+        self._runs[key] = _Run(time.monotonic() + limit_s, options, threading.get_ident())
         try:
             yield options
         finally:
             del self._runs[key]
+            run_marks.end(place)
 
     def stop(self) -> None:
         """End the watching thread."""
@@ -54,6 +93,11 @@ class RunWatchdog:
     def _look(self) -> None:
         while not self._stop.wait(self._look_every_s):
             now_s = time.monotonic()
-            for deadline_s, options in list(self._runs.values()):
-                if now_s >= deadline_s:
-                    options.terminate = True
+            for run in list(self._runs.values()):
+                if run.told_s is not None:
+                    if now_s - run.told_s >= self._stuck_s:
+                        _log.error("a run did not end %.0f s after it was told to", self._stuck_s)
+                        self._stuck(run.thread)
+                elif now_s >= run.deadline_s:
+                    run.options.terminate = True
+                    run.told_s = now_s

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from agent.health.crashes import Crash
 from agent.update.states import Phase
 
 __all__ = [
@@ -54,6 +55,7 @@ class Deployment:
     ``previous_sha256`` is what a revert puts back; None: the model is then not served.
     ``replaces`` names an active bundle the fleet rolled back, when this deployment brings what
     replaces it. ``served``: the bundle has answered requests. ``reason`` says why it is reverting.
+    ``stopped``: the agent was stopped in order since, so the restart that finds it is no crash.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Deployment:
     version: str = ""
     replaces: str | None = None
     served: bool = False
+    stopped: bool = False
 
     @property
     def installed(self) -> Installed:
@@ -81,11 +84,17 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """Everything about one model on this device."""
+    """Everything about one model on this device.
+
+    ``crashes`` counts against the bundles in its slots. ``loading``: digest of the slot whose load has begun and
+    not ended; found after a restart, that load took the device down.
+    """
 
     model: str
     slots: Slots = Slots()
     deployment: Deployment | None = None
+    crashes: tuple[Crash, ...] = ()
+    loading: str = ""
 
     def with_deployment(self, deployment: Deployment | None) -> "ModelRecord":
         return replace(self, deployment=deployment)

@@ -93,6 +93,10 @@ class Ledger:
         """Store a deployment as it is, without an event. Raises JournalError."""
         self._save(self.record(deployment.model).with_deployment(deployment))
 
+    def keep_record(self, record: ModelRecord) -> None:
+        """Store crashes and loads of a model. Raises JournalError."""
+        self._save(record)
+
     def note(self, deployment: Deployment, code: str, reason: str) -> None:
         """Report why a phase does not get on; nothing is stored."""
         logger.warning("model %s: %s", deployment.model, reason, extra=_ids(deployment))
@@ -125,7 +129,9 @@ class Ledger:
         )
         self._report(deployment_event(deployment, outcome, facts))
         record = self.record(deployment.model)
-        record = replace(record, deployment=None, slots=slots or record.slots)
+        slots = slots or record.slots
+        crashes = tuple(it for it in record.crashes if it.manifest_sha256 in slots.digests)
+        record = replace(record, deployment=None, slots=slots, crashes=crashes)
         refusal = None
         if remember:
             refusal = Refusal(

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from agent.delivery.fetch import FetchLimits
+from agent.health.crashes import CrashLimits
 from agent.trust import Decision, Directive, Verb
 from agent.update.journal import Deployment, Installed, ModelRecord, Slots
+from agent.update.memory_policy import MemoryLimits
 from agent.update.states import BEFORE_SWAP, ON_RESTART, Counter, Event, Phase, next_phase
 
 __all__ = [
@@ -41,14 +43,18 @@ class UpdateLimits:
     """Bounds of the updater. Times in seconds."""
 
     fetch: FetchLimits = field(default_factory=FetchLimits)
+    memory: MemoryLimits = field(default_factory=MemoryLimits)
     fetch_deadline_s: float = 14 * 86400.0
     """A deployment whose pieces are not here by then is refused."""
     max_fetch_attempts: int = 4
     """Runs of fetch and verify together that end in damaged bytes, a failed disk or a restart in verify."""
     max_trial_attempts: int = 2
     """Runs of the trial, the first included."""
-    max_boots: int = 2
-    """Restarts between swap and commit before the bundle is reverted."""
+    max_boots: int = 1
+    """Restarts between swap and commit that are forgiven: at the next one, before a third try, the bundle is
+    reverted. An orderly stop of the agent is not counted."""
+    crashes: CrashLimits = field(default_factory=CrashLimits)
+    """When an active bundle has taken the server or the device down often enough."""
     max_load_failures: int = 3
     """Loads of a slot that must work (active, or put back by a revert) before it is given up."""
     max_damaged_slots: int = 2
@@ -244,9 +250,12 @@ def after_event(deployment: Deployment, event: Event) -> Deployment:
 def on_restart(deployment: Deployment, limits: UpdateLimits) -> tuple[Event, Deployment]:
     """What happens to a deployment found in the journal, with its counter raised.
 
-    The event is not applied yet. When it is not RESTARTED the reason is filled in.
+    A restart after an orderly stop counts nothing. The event is not applied yet. When it is not
+    RESTARTED the reason is filled in.
     """
     rule = ON_RESTART[deployment.phase]
+    if deployment.stopped:
+        return Event.RESTARTED, replace(deployment, stopped=False)
     if rule.counter is Counter.ATTEMPT:
         deployment = replace(deployment, attempt=deployment.attempt + 1)
         count, limit = deployment.attempt, attempts_allowed(deployment.phase, limits)
@@ -259,8 +268,8 @@ def on_restart(deployment: Deployment, limits: UpdateLimits) -> tuple[Event, Dep
         return Event.RESTARTED, deployment
     assert rule.over is not None
     text = (
-        f"the agent restarted in phase {deployment.phase.value} of {deployment.bundle} more often "
-        f"than the {limit} times allowed; look for a crash or power cuts in the device's log"
+        f"the agent went down {count} times in phase {deployment.phase.value} of {deployment.bundle} without "
+        f"having been stopped; look for a crash or power cuts in the device's log"
     )
     return rule.over, replace(deployment, reason_code=rule.reason_code, reason=text)
 

@@ -3,17 +3,34 @@
 Rules kept here:
 - A slot is hashed before each load: nothing unverified is ever loaded.
 - What was loaded is forgotten when the server process is not the one that loaded it.
+- Where memory does not allow two versions of a model, the old one goes first, and comes back when the
+  new one cannot be loaded (``memory_policy``).
 """
 
-from agent.delivery.offload import Offload, run_to_end
-from agent.errors import AgentError, DeviceError
-from agent.ports import ModelServer, SlotStore
+import logging
+from collections.abc import Mapping
 
-__all__ = ["Servables", "ServerAwayError", "SlotDamagedError"]
+from agent.delivery.offload import Offload, run_to_end
+from agent.errors import AgentError, BundleError, DeviceError
+from agent.ports import ModelServer, SlotStore
+from agent.update.memory_policy import MemoryLimits, SwapMode
+from agent.update.planner import SwapPlanner
+
+__all__ = ["CrashLoopError", "MemoryShortError", "Servables", "ServerAwayError", "SlotDamagedError"]
+
+logger = logging.getLogger(__name__)
 
 
 class SlotDamagedError(DeviceError):
     """A sealed slot is not what was sealed any more: the disk's fault, not the bundle's."""
+
+
+class CrashLoopError(BundleError):
+    """A bundle that has taken the server or the device down so often that it is not loaded again."""
+
+
+class MemoryShortError(DeviceError):
+    """The bundle does not fit into this device's memory, however it is brought in."""
 
 
 class ServerAwayError(DeviceError):
@@ -23,7 +40,14 @@ class ServerAwayError(DeviceError):
 class Servables:
     """Loads, activates and unloads, and remembers what is where."""
 
-    def __init__(self, server: ModelServer, slots: SlotStore, offload: Offload) -> None:
+    def __init__(
+        self,
+        server: ModelServer,
+        slots: SlotStore,
+        offload: Offload,
+        planner: SwapPlanner | None = None,
+    ) -> None:
+        self._planner = planner or SwapPlanner(None, slots, offload, MemoryLimits())
         self._server = server
         self._slots = slots
         self._offload = offload
@@ -43,6 +67,21 @@ class Servables:
     def last_exit(self) -> str:
         return self._server.state.last_exit
 
+    @property
+    def died(self) -> int:
+        """The generation of the server process that died last; 0 when none did."""
+        state = self._server.state
+        return state.generation - 1 if state.running else state.generation
+
+    @property
+    def suspects(self) -> tuple[str, ...]:
+        """Digests of the bundles that may have caused the last death; empty when nobody knows."""
+        return self._server.state.suspects
+
+    def holds(self, model: str, manifest_sha256: str) -> bool:
+        """Whether the bundle is loaded, so that serving it takes no load."""
+        return (model, manifest_sha256) in self._loaded
+
     def active(self, model: str) -> str | None:
         """Digest of the bundle that answers for ``model`` in the server that runs now."""
         return self._active.get(model)
@@ -59,19 +98,64 @@ class Servables:
             self._generation = state.generation
         return held
 
-    async def serve(self, model: str, manifest_sha256: str) -> None:
+    def plan_measures(self, model: str) -> Mapping[str, float]:
+        """How this model was last brought in, for the deployment's report."""
+        return self._planner.measures(model)
+
+    async def serve(self, model: str, manifest_sha256: str, *, may_refuse: bool = False) -> None:
         """Make ``model`` answer from this slot, loading it first where it is not loaded.
 
         Raises:
+            MemoryShortError: it does not fit; only with ``may_refuse``, before anything was touched.
             SlotDamagedError: the slot has other bytes than its manifest says, or is gone.
             ServerAwayError: the server does not run.
             BundleError: the model cannot be loaded. DeviceError: the server died or timed out.
         """
         if self._active.get(model) == manifest_sha256:
             return
-        await self.load(model, manifest_sha256)
+        if not self.holds(model, manifest_sha256):
+            await self._bring_in(model, manifest_sha256, may_refuse=may_refuse)
         await self._server.activate(model, manifest_sha256)
         self._active[model] = manifest_sha256
+
+    async def _bring_in(self, model: str, manifest_sha256: str, *, may_refuse: bool) -> None:
+        """Load it beside what runs, or in place of it where memory allows only that."""
+        others = sorted(digest for name, digest in self._loaded if name == model)
+        plan = None
+        if self.running:
+            plan = await self._planner.plan(model, manifest_sha256, others, may_refuse=may_refuse)
+        if plan is not None and plan.mode is SwapMode.REFUSE:
+            raise MemoryShortError(plan.reason)
+        if plan is None or plan.mode is SwapMode.BESIDE:
+            await self.load(model, manifest_sha256)
+            return
+        active = self._active.get(model)
+        await self._verified_path(manifest_sha256)  # a damaged slot must not cost the old version
+        try:
+            for digest in others:
+                await self._make_room(model, digest)
+            await self.load(model, manifest_sha256)
+        except AgentError:
+            if active is not None and self.running:
+                await self._put_back(model, active)
+            raise
+
+    async def _make_room(self, model: str, manifest_sha256: str) -> None:
+        """Let a version go and wait for its memory; requests for the model wait for the next one."""
+        self._loaded.discard((model, manifest_sha256))
+        if self._active.get(model) == manifest_sha256:
+            del self._active[model]
+        await self._server.unload(model, manifest_sha256, hold_s=self._planner.hold_s)
+
+    async def _put_back(self, model: str, manifest_sha256: str) -> None:
+        """Serve again what had to make room. Where that fails too, whoever asked will try again."""
+        try:
+            await self.load(model, manifest_sha256)
+            await self._server.activate(model, manifest_sha256)
+        except AgentError as error:
+            logger.error("model %s: %s… is not back: %s", model, manifest_sha256[:12], error)
+        else:
+            self._active[model] = manifest_sha256
 
     async def load(self, model: str, manifest_sha256: str) -> None:
         """Verify the slot and load it beside what runs. Raises like ``serve``."""

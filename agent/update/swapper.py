@@ -4,6 +4,8 @@ Rules kept here:
 - The previous bundle stays loaded until the commit, so a revert is one change of the map.
 - A server that is away says nothing about a bundle: wait for it. A server that dies while it loads a
   bundle, or while one is on probation, does.
+- A crash counts against the bundles that ran or were being loaded when it happened, in the journal; so does a load
+  during which the device went down. An active bundle that did it too often is left for the previous one.
 - A revert always ends: when the slot to go back to cannot be loaded, the failed bundle still goes.
 """
 
@@ -13,13 +15,21 @@ from dataclasses import dataclass, replace
 
 from agent.delivery import Offload, run_to_end
 from agent.errors import AgentError, BundleError, DeviceError
+from agent.health.budget import Breach
+from agent.health.crashes import Crash, crash_loop, with_crash
 from agent.health.probation import ProbationVerdict
 from agent.ports import Clock, SlotStore
-from agent.update.events import Outcome
+from agent.update.events import Facts, Outcome
 from agent.update.journal import Deployment, Installed, ModelRecord
 from agent.update.ledger import Ledger
 from agent.update.policy import UpdateLimits, leaving, slots_after_commit, slots_after_revert
-from agent.update.servables import Servables, ServerAwayError, SlotDamagedError
+from agent.update.servables import (
+    CrashLoopError,
+    MemoryShortError,
+    Servables,
+    ServerAwayError,
+    SlotDamagedError,
+)
 from agent.update.states import Event, Phase
 from agent.update.timers import Timers
 from agent.update.watch import ProbationWatch
@@ -54,6 +64,9 @@ class Swapper:
         self._timers = ports.timers
         self._limits = limits
         self.watch = ProbationWatch()
+        self.memory_breach: Breach | None = None
+        """Set while agent and server hold more memory than they may."""
+        self._crash_noted = 0
         self._load_failures: dict[tuple[str, str], int] = {}
         self._damaged: dict[tuple[str, str], int] = {}
 
@@ -63,11 +76,16 @@ class Swapper:
         """Act on a server that died or came back. True when something changed."""
         if not self._servables.lost():
             return False
-        for model, record in self._ledger.records.items():
+        self._note_crash()
+        for model, record in list(self._ledger.records.items()):
             for what in (RESTORE, SERVER):
                 self._timers.release((what, model))
             deployment = record.deployment
             if deployment is not None and deployment.phase is Phase.PROBATION:
+                if self._others_did_it(record):
+                    self._off_probation(model)
+                    self._ledger.move(deployment, Event.RESTARTED)
+                    continue
                 self._fail(
                     deployment,
                     Event.FAILED,
@@ -76,6 +94,53 @@ class Swapper:
                     f"({self._servables.last_exit or 'no exit status'})",
                 )
         return True
+
+    def _note_crash(self) -> None:
+        """Count the death of a server process, once, against the installed bundles that may have caused it."""
+        died, suspects = self._servables.died, self._servables.suspects
+        if died <= self._crash_noted:
+            return
+        self._crash_noted = died
+        for record in list(self._ledger.records.values()):
+            for digest in sorted(record.slots.digests.intersection(suspects)):
+                how = f"the model server ended ({self._servables.last_exit or 'no exit status'})"
+                logger.error("model %s: %s… was running when %s", record.model, digest[:12], how)
+                self._count(record.model, digest, how, 1 / len(suspects))
+
+    def _count(self, model: str, digest: str, how: str, share: float = 1.0) -> None:
+        record = self._ledger.record(model)
+        crash = Crash(digest, self._ports.clock.now_s(), how, share)
+        self._ledger.keep_record(
+            replace(record, crashes=with_crash(record.crashes, crash), loading="")
+        )
+
+    def _others_did_it(self, record: ModelRecord) -> bool:
+        """Whether the server is known to have died of another model."""
+        own = set(record.slots.digests)
+        if record.deployment is not None:
+            own.add(record.deployment.manifest_sha256)
+        suspects = self._servables.suspects
+        return bool(suspects) and own.isdisjoint(suspects)
+
+    def notice_interrupted_loads(self) -> None:
+        """At the start: a load that never ended took the device down, or the agent with it. Raises JournalError."""
+        for record in list(self._ledger.records.values()):
+            if record.loading:
+                how = "the agent or the device went down while the bundle was being loaded"
+                logger.error("model %s: %s… %s", record.model, record.loading[:12], how)
+                self._count(record.model, record.loading, how)
+
+    def crash_reason(self, record: ModelRecord) -> str | None:
+        """Why the active bundle must go: it has taken the server or the device down too often."""
+        active = record.slots.active
+        if active is None or not record.crashes:
+            return None
+        alone = record.slots.previous is None
+        return self._loop(record, active.manifest_sha256, alone=alone)
+
+    def _loop(self, record: ModelRecord, digest: str, *, alone: bool) -> str | None:
+        now_s = self._ports.clock.now_s()
+        return crash_loop(record.crashes, digest, now_s, self._limits.crashes, alone=alone)
 
     # --- what is active ---------------------------------------------------------------------------
 
@@ -89,6 +154,8 @@ class Swapper:
             Phase.COMMIT,
             Phase.REVERT,
         ):
+            return False
+        if self.crash_reason(record) is not None:
             return False
         return self._servables.active(record.model) != active.manifest_sha256
 
@@ -110,29 +177,50 @@ class Swapper:
         )
         if failures < self._limits.max_load_failures or record.deployment is not None:
             return
-        if record.slots.previous is not None or isinstance(error, SlotDamagedError):
-            self._leave(record, active, error)  # else: nothing to lose by trying again and again
-
-    def _leave(self, record: ModelRecord, active: Installed, error: AgentError) -> None:
         damaged = isinstance(error, SlotDamagedError)
+        if record.slots.previous is not None or damaged:
+            # Else: nothing to lose by trying again and again.
+            code = "slot_damaged" if damaged else "active_unloadable"
+            self._leave(record, active, code, f"{active.bundle} cannot be served any more: {error}")
+
+    def leave_crashing(self, record: ModelRecord, reason: str) -> None:
+        """Leave the active bundle for the previous one, or for nothing where there is none. Raises JournalError."""
+        active = record.slots.active
+        assert active is not None
+        text = f"{active.bundle} keeps taking the model server down: {reason}"
+        self._leave(record, active, "active_crashes", text)
+
+    def _leave(self, record: ModelRecord, active: Installed, code: str, text: str) -> None:
         seed = leaving(record.model, active, record.slots.previous, rollout_id=active.rollout_id)
-        code = "slot_damaged" if damaged else "active_unloadable"
-        text = f"{active.bundle} cannot be served any more: {error}"
         self._ledger.start(replace(seed, reason_code=code, reason=text), Event.ROLLED_BACK)
 
     async def _serve(self, model: str, digest: str, timer: str) -> AgentError | None:
-        """Serve a slot; on failure set the timer, count it unless the server is away, return it."""
+        """Serve a slot; on failure set the timer, count it unless the server is away, return it.
+
+        A load is noted in the journal before it begins, so that one that takes the device down is counted.
+        Raises JournalError.
+        """
+        if self._servables.running and not self._servables.holds(model, digest):
+            self._ledger.keep_record(replace(self._ledger.record(model), loading=digest))
         try:
             await self._servables.serve(model, digest)
         except (BundleError, DeviceError) as error:
+            self._loaded(model)
             self._timers.failed((timer, model))
             if not isinstance(error, ServerAwayError):
                 key = (model, digest)
                 self._load_failures[key] = self._load_failures.get(key, 0) + 1
             return error
+        self._loaded(model)
         self._timers.clear((timer, model))
         self._load_failures.pop((model, digest), None)
         return None
+
+    def _loaded(self, model: str) -> None:
+        """A load has ended, well or not, and the agent is still there."""
+        record = self._ledger.record(model)
+        if record.loading:
+            self._ledger.keep_record(replace(record, loading=""))
 
     def _failures(self, model: str, digest: str) -> int:
         return self._load_failures.get((model, digest), 0)
@@ -140,20 +228,23 @@ class Swapper:
     # --- swap and probation -----------------------------------------------------------------------
 
     async def swap(self, deployment: Deployment) -> None:
-        """Load the bundle beside what runs and let requests go to it."""
+        """Load the bundle beside what runs, or in place of it where memory is short, and let requests go to it."""
         model, digest = deployment.model, deployment.manifest_sha256
         generation = self._servables.generation
         try:
             manifest = await run_to_end(self._ports.offload, self._ports.slots.manifest, digest)
             if manifest is None:
                 raise SlotDamagedError(f"slot {digest[:12]}… of {deployment.bundle} is gone")
-            await self._servables.serve(model, digest)
+            await self._servables.serve(model, digest, may_refuse=True)
         except ServerAwayError as error:
             logger.warning("model %s: swap waits: %s", model, error)
             self._timers.failed((SERVER, model))
             return
         except SlotDamagedError as error:
             self._fail(deployment, Event.SWAP_FAILED, "slot_damaged", str(error))
+            return
+        except MemoryShortError as error:
+            self._fail(deployment, Event.SWAP_FAILED, "memory_short", str(error))
             return
         except BundleError as error:
             self._fail(deployment, Event.SWAP_FAILED, "load_failed", str(error))
@@ -165,11 +256,16 @@ class Swapper:
             return
         self._timers.clear((SERVER, model))
         self.watch.begin(model, digest, manifest.objectives, self._ports.clock.monotonic_s())
-        self._ledger.move(deployment, Event.SWAPPED)
+        facts = Facts(measures=self._servables.plan_measures(model))
+        self._ledger.move(deployment, Event.SWAPPED, facts)
 
     def judge(self, deployment: Deployment) -> bool:
         """Look at a bundle on probation. True when that ended it."""
         now_s = self._ports.clock.monotonic_s()
+        breach = self.memory_breach
+        if breach is not None and breach.since_s >= self.watch.began_s(deployment.model):
+            self._fail(deployment, Event.FAILED, "probation_memory", breach.text)
+            return True
         judgement, look_s = self.watch.judge(deployment.model, now_s)
         if judgement.verdict is ProbationVerdict.WAIT:
             if look_s is not None:
@@ -191,7 +287,10 @@ class Swapper:
         self._fail(deployment, Event.WITHDRAWN, code, reason)
 
     def _fail(self, deployment: Deployment, event: Event, code: str, reason: str) -> None:
-        self._ledger.move(replace(deployment, reason_code=code, reason=reason), event)
+        facts = None
+        if event is Event.SWAP_FAILED:
+            facts = Facts(measures=self._servables.plan_measures(deployment.model))
+        self._ledger.move(replace(deployment, reason_code=code, reason=reason), event, facts)
         self._off_probation(deployment.model)
 
     def _off_probation(self, model: str) -> None:
@@ -220,10 +319,13 @@ class Swapper:
         """Put back what served before, or nothing where there is nothing, and let the bundle go."""
         model, target = deployment.model, deployment.previous_sha256
         if target is not None:
-            error = await self._serve(model, target, SERVER)
+            error = await self._put_back(model, target)
             if isinstance(error, ServerAwayError):
                 return
-            if error is not None:
+            if isinstance(error, CrashLoopError):
+                logger.error("model %s: revert to %s…: %s", model, target[:12], error)
+                target = None
+            elif error is not None:
                 failures = self._failures(model, target)
                 logger.error("model %s: revert to %s…: %s", model, target[:12], error)
                 if failures < self._limits.max_load_failures:
@@ -242,6 +344,12 @@ class Swapper:
         self._timers.clear((SERVER, model))
         self._load_failures.pop((model, deployment.manifest_sha256), None)
         self._ports.ended(deployment)
+
+    async def _put_back(self, model: str, target: str) -> AgentError | None:
+        reason = self._loop(self._ledger.record(model), target, alone=True)
+        if reason is not None:
+            return CrashLoopError(f"{target[:12]}… is not loaded again: {reason}")
+        return await self._serve(model, target, SERVER)
 
     def _to_remember(self, deployment: Deployment) -> bool:
         """A damaged slot is the disk's fault: the same rollout may bring the bundle again, a few times."""

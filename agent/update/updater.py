@@ -8,7 +8,7 @@ Rules kept here:
 - What to do is decided in ``policy`` and ``health.probation``, what is allowed in ``states``, and
   stored by ``ledger`` before it is done.
 - A model with an active slot is served whenever the server runs. A slot that cannot be loaded any
-  more is left for the previous one.
+  more, or that keeps taking the server or the device down, is left for the previous one.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from typing import Literal
 
 from agent.delivery import FetchPorts, Offload, run_to_end
 from agent.errors import AgentError
+from agent.health.budget import Breach
 from agent.ports import (
     Clock,
     MetadataSource,
@@ -29,12 +30,14 @@ from agent.ports import (
     ServedWindow,
     ServerState,
     SlotStore,
+    SwapMemory,
     Trial,
 )
 from agent.trust import CurrentModel, Decision
 from agent.update.errors import JournalError
 from agent.update.journal import Deployment, Journal, ModelRecord
 from agent.update.ledger import Ledger, Report
+from agent.update.planner import SwapPlanner
 from agent.update.policy import (
     Action,
     ActionKind,
@@ -68,7 +71,7 @@ class UpdaterPorts:
     """What the updater needs of the world.
 
     ``offload`` runs blocking work off the loop; ``uniform`` gives numbers from 0 to 1 for jitter;
-    ``free_bytes`` is the room on the disk of the slots.
+    ``free_bytes`` is the room on the disk of the slots; ``memory`` None: two versions always fit.
     """
 
     journal: Journal
@@ -82,6 +85,7 @@ class UpdaterPorts:
     offload: Offload = asyncio.to_thread
     uniform: Callable[[], float] = random.random
     free_bytes: Callable[[], int] = unlimited_space
+    memory: SwapMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,8 @@ class Updater:
         self._ports = ports
         self._limits = limits
         self._ledger = Ledger(ports.journal, ports.clock, report)
-        self._servables = Servables(ports.server, ports.slots, ports.offload)
+        planner = SwapPlanner(ports.memory, ports.slots, ports.offload, limits.memory)
+        self._servables = Servables(ports.server, ports.slots, ports.offload, planner)
         self._timers = Timers(ports.clock, limits.retry_base_s, limits.retry_max_s, ports.uniform)
         fetch = FetchPorts(ports.source, ports.pieces, ports.clock, ports.offload, ports.uniform)
         self._steps = Steps(
@@ -158,6 +163,25 @@ class Updater:
         logger.debug("model server: generation %d, running %s", state.generation, state.running)
         self._wake.set()
 
+    def memory_exceeded(self, breach: Breach | None) -> None:
+        """Agent and server hold more memory than they may, since then; None: they do not (any more)."""
+        if breach != self._swapper.memory_breach:
+            self._swapper.memory_breach = breach
+            self._wake.set()
+
+    def stopped(self) -> None:
+        """The agent was stopped in order and ``run`` has ended: what is under way was not interrupted by a crash.
+
+        Raises:
+            JournalError: that could not be stored; the next start counts as one after a crash.
+        """
+        for record in list(self._ledger.records.values()):
+            deployment = record.deployment
+            if deployment is not None:
+                deployment = replace(deployment, stopped=True)
+            if deployment is not None or record.loading:
+                self._ledger.keep_record(replace(record, deployment=deployment, loading=""))
+
     # --- what others may ask ----------------------------------------------------------------------
 
     def current(self) -> dict[str, CurrentModel]:
@@ -207,6 +231,7 @@ class Updater:
         self._ledger.load()
         self._resumed = True
         self._servables.lost()
+        self._swapper.notice_interrupted_loads()
         for deployment in self.deployments():
             event, found = on_restart(deployment, self._limits)
             if event is Event.REFUSED:
@@ -214,6 +239,8 @@ class Updater:
             else:
                 self._ledger.move(found, event)
         for model in sorted(self._ledger.records):
+            while await self._leave_crashing(model):
+                pass
             await self._settle(model)
 
     async def run(self) -> None:
@@ -277,6 +304,8 @@ class Updater:
 
     async def _advance(self, model: str) -> bool:
         """Do one thing for one model."""
+        if await self._leave_crashing(model):
+            return True
         if self._wanted is not None:
             record = self._ledger.record(model)
             action = choose(record, self._wanted.get(model), self._ledger.refused)
@@ -300,6 +329,29 @@ class Updater:
             await self._swapper.restore(record)
             return True
         return False
+
+    async def _leave_crashing(self, model: str) -> bool:
+        """Leave an active bundle that keeps crashing; a deployment under way is called off first, and may begin
+        anew afterwards."""
+        record = self._ledger.record(model)
+        reason, deployment = self._swapper.crash_reason(record), record.deployment
+        if reason is None:
+            return False
+        if deployment is None:
+            self._swapper.leave_crashing(record, reason)
+            return True
+        if deployment.phase not in BEFORE_SWAP:
+            return False
+        text = f"the active bundle has to go first: {reason}"
+        await self._call_off(deployment, "active_crashes", text)
+        return True
+
+    async def _call_off(self, deployment: Deployment, code: str, reason: str) -> None:
+        """Cancel a deployment that has not been swapped in."""
+        if self._worker.works_on(deployment):
+            await self._worker.stop()
+        self._ledger.end(replace(deployment, reason_code=code, reason=reason), Event.CANCELLED)
+        self._ended(deployment)
 
     async def _proceed(self, model: str) -> bool:
         """The next step of the deployment under way."""
@@ -327,11 +379,7 @@ class Updater:
             self._ledger.adopt(action.start)
         elif action.kind is ActionKind.CANCEL:
             assert deployment is not None
-            if self._worker.works_on(deployment):
-                await self._worker.stop()
-            ended = replace(deployment, reason_code=code, reason=reason)
-            self._ledger.end(ended, Event.CANCELLED)
-            self._ended(deployment)
+            await self._call_off(deployment, code, reason)
         elif action.kind is ActionKind.WITHDRAW:
             assert deployment is not None
             self._swapper.withdraw(deployment, code, reason)

@@ -30,6 +30,10 @@ class ProbationWatch:
         """The bundle was just activated."""
         self._runs[model] = _Run(manifest_sha256, objectives, monotonic_s)
 
+    def began_s(self, model: str) -> float:
+        """When the probation of ``model`` began, monotonic seconds."""
+        return self._runs[model].began_s
+
     def end(self, model: str) -> None:
         self._runs.pop(model, None)
 

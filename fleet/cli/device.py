@@ -150,6 +150,7 @@ def _print_windows(windows: Sequence[dict[str, Any]]) -> None:
                 f"{span_s:g}",
                 requests,
                 *rates,
+                _feedback(one),
             )
         )
     columns = (
@@ -161,7 +162,25 @@ def _print_windows(windows: Sequence[dict[str, Any]]) -> None:
         "errors",
         "over objective",
         "outside contract",
+        "feedback",
     )
     print_table("Last windows", columns, rows)
+    notices = dict.fromkeys(text for one in windows[:SHOWN] for text in one["notices"])
+    if notices:
+        print_table("Notices", ("on the device",), [(text,) for text in notices])
     if not windows:
         console.print("(a device reports a window for each model it serves)", style="dim")
+
+
+def _feedback(window: dict[str, Any]) -> str:
+    """How often applications found the answers right, or how far off they were."""
+    count, unknown = window["feedback_count"], window["feedback_unknown"]
+    parts = []
+    if count:
+        correct, error = window["feedback_correct"], window["feedback_abs_error_sum"]
+        # A model answers with labels, which have no error, or with numbers.
+        right = f"{correct} of {count} right"
+        parts.append(f"off by {error / count:.3g} on average of {count}" if error else right)
+    if unknown:
+        parts.append(f"{unknown} unknown")
+    return ", ".join(parts)

@@ -36,7 +36,7 @@ def agent_toml(
         f'[device]\nid = "{name}"\nclass = "edge"\nstate_dir = "{folder / name}"\n\n'
         f'[fleet]\nname = "demo"\nroot = "{home / "root.json"}"\n'
         f'grpc = "{running["grpc"]}"\nmqtt = "{running["mqtt"]}"\n\n'
-        f'[serving]\nlisten = "{address}"\n\n'
+        f'[serving]\nlisten = "{address}"\nhttp = ""\n\n'
         "[telemetry]\nwindow_s = 2.0\ncohort_window_s = 1.0\n"
     )
 

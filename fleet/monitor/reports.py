@@ -24,6 +24,8 @@ _MAX_NAME: Final = 64
 _MAX_PATH: Final = 256
 _MAX_REASON: Final = 2000
 _MAX_ENTRIES: Final = 64  # of one map or list
+_MAX_NOTICES: Final = 8  # of one window
+_MAX_NOTICE: Final = 256
 _MAX_BUCKETS: Final = 1024  # of one histogram
 _MAX_LABEL_CHARS: Final = 256
 
@@ -95,11 +97,15 @@ def _window(window: report_pb2.Window) -> dict[str, Any]:
         raise ReportRefusedError(
             "counts", f"{window.failures} failures of {window.requests} requests"
         )
+    if window.feedback_correct > window.feedback_count:
+        raise ReportRefusedError(
+            "counts", f"{window.feedback_correct} right of {window.feedback_count} feedbacks"
+        )
     counts = {
         name: _whole(getattr(window, name), name)
         for name in (
             "requests", "failures", "over_objective", "input_violations", "output_violations",
-            "non_finite",
+            "non_finite", "feedback_count", "feedback_correct", "feedback_unknown",
         )
     }  # fmt: skip
     resources = window.resources
@@ -112,6 +118,8 @@ def _window(window: report_pb2.Window) -> dict[str, Any]:
         "start_ms": start_ms,
         "end_ms": end_ms,
         **counts,
+        "feedback_abs_error_sum": _finite(window.feedback_abs_error_sum, "feedback_abs_error_sum"),
+        "notices": [text[:_MAX_NOTICE] for text in window.notices[:_MAX_NOTICES]],
         "error_kinds": _counts(window.error_kinds),
         "latency": _histogram(window.latency_s) if window.HasField("latency_s") else b"",
         "rss_bytes": _whole(resources.rss_bytes, "rss_bytes"),

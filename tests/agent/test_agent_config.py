@@ -53,7 +53,7 @@ def test_the_example_is_a_configuration_and_names_every_key(tmp_path):
     )
     full = full.replace("labels = { site", "# labels = { site")
     assert load(tmp_path, full) == load(tmp_path, text)
-    assert {"device", "fleet", "serving", "telemetry", "update", "log"} == set(tomllib.loads(text))
+    assert {"device", "fleet", "serving", "telemetry", "update", "health", "log"} == set(tomllib.loads(text))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,21 @@ def test_the_example_is_a_configuration_and_names_every_key(tmp_path):
             '[serving]\nlisten = "0.0.0.0:8473"',
             r"\[serving\] listen = '0.0.0.0'|loopback",
         ),
+        (
+            "[telemetry]\nwindow_s = 5",
+            '[serving]\nhttp = "10.0.0.1:8474"',
+            r"\[serving\] http = '10.0.0.1' is not a loopback",
+        ),
+        (
+            "[telemetry]\nwindow_s = 5",
+            '[serving]\nhttp_unix = "run/http.sock"',
+            r"\[serving\] http_unix = 'run/http.sock' must be an absolute path",
+        ),
+        (
+            "[telemetry]\nwindow_s = 5",
+            f'[serving]\ngrpc_unix = "/{"a" * 107}"',
+            "longer than the 107 bytes",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, message):
@@ -111,6 +126,12 @@ def test_a_file_that_is_not_there_says_how_to_begin(tmp_path):
 def test_port_zero_is_for_listening_only(tmp_path):
     config = load(tmp_path, GOOD + '[serving]\nlisten = "127.0.0.1:0"\n')
     assert config.serving.listen == "127.0.0.1:0"
+
+
+def test_rest_may_be_off_and_sockets_may_be_on(tmp_path):
+    config = load(tmp_path, GOOD + '[serving]\nhttp = ""\nhttp_unix = "/run/muster/http.sock"\n')
+    assert (config.serving.http, config.serving.grpc_unix) == ("", "")
+    assert config.serving.http_unix == "/run/muster/http.sock"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import random
 import threading
 import tracemalloc
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from agent.adapters.inbox import Inbox
 from agent.delivery.offload import run_inline
 from agent.errors import DeviceError, LinkError
+from agent.health.budget import Budget, BudgetLimits
 from agent.health.pace import PaceLimits
 from agent.health.spool import MemorySpool
 from agent.inventory import Machine
@@ -94,6 +96,7 @@ class FakeUpdater:
         self.desired = []
         self.observed = []
         self.states = []
+        self.breaches = []
         self.began = []
 
     def current(self):
@@ -113,6 +116,9 @@ class FakeUpdater:
 
     def server_changed(self, state):
         self.states.append(state)
+
+    def memory_exceeded(self, breach):
+        self.breaches.append(breach)
 
     async def resume(self):
         self.began.append("resume")
@@ -279,6 +285,37 @@ async def test_a_dead_model_server_is_told_and_the_heartbeat_goes_on():
             (False, 1),
             (True, 2),
         ]
+
+
+async def test_a_broken_budget_is_told_to_the_updater_and_in_the_windows():
+    device = Device()
+    device.updater.bundles = (bundle(),)
+    limits = SupervisorLimits(
+        pace=PACE, budget=BudgetLimits(max_rss_bytes=60_000_000, sustained_s=20, sample_s=5)
+    )
+    used = [50_000_000]
+    resources = SimpleNamespace(read=lambda: ResourceUse(used[0], 1.0, 10**9, 10**9))
+    ports = replace(device.supervisor._ports, resources=resources)
+    device.supervisor = Supervisor(ports, MACHINE, "boot", limits, random.Random(1))
+    async with running(device):
+        await device.clock.advance(60)
+        assert set(device.updater.breaches) == {None}
+        used[0] = 70_000_000
+        for _ in range(12):
+            await device.clock.advance(5)
+        breach = device.updater.breaches[-1]
+        assert breach.budget is Budget.MEMORY
+        used[0] = 50_000_000
+        for _ in range(12):
+            await device.clock.advance(5)
+        assert device.updater.breaches[-1] is None
+        first, second, third = device.link.windows()
+        assert list(first.notices) == []
+        [notice] = second.notices
+        assert notice.startswith(
+            "budget_memory: agent and model server hold 67 MiB, allowed are 57"
+        )
+        assert list(third.notices) == []
 
 
 async def test_packs_reach_the_trust_keeper():

@@ -92,7 +92,7 @@ def test_readme_command_reader_refuses_what_is_not_one_line() -> None:
 def test_base_install_is_the_agent_alone() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {re.split(r"[\[<>=!~;]", text)[0] for text in project["dependencies"]}
-    assert not names & {"sqlalchemy", "fastapi", "uvicorn", "iotcore", "mqtt5", "onnx", "httpx"}
+    assert not names & {"sqlalchemy", "fastapi", "iotcore", "mqtt5", "onnx", "httpx"}
     assert set(project["optional-dependencies"]) >= {"fleet", "simulator", "dev"}
     assert set(project["scripts"]) == {"fleet", "fleet-agent", "fleet-sim"}
     assert project["version"] == __version__
@@ -102,7 +102,7 @@ def test_agent_imports_nothing_that_the_base_install_lacks() -> None:
     """Each agent module imports with every distribution of the other extras hidden."""
     code = (
         "import sys, importlib, pkgutil\n"
-        "hidden = {'sqlalchemy','fastapi','uvicorn','iotcore','mqtt5','onnx','httpx','uvloop','alembic','sklearn'}\n"
+        "hidden = {'sqlalchemy','fastapi','iotcore','mqtt5','onnx','httpx','alembic','sklearn'}\n"
         "class Hide:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in hidden: raise ModuleNotFoundError(name, name=name)\n"

@@ -199,7 +199,7 @@ class Device:
             f'[fleet]\nname = "{self.host.name}"\nroot = "{self.host.home / "root.json"}"\n'
             f'grpc = "127.0.0.1:{self.host.grpc_port}"\nmqtt = "{self.host.mqtt_address}"\n'
             f"fallback_after_s = 1.0\n\n"
-            f'[serving]\nlisten = "{self.address}"\n\n'
+            f'[serving]\nlisten = "{self.address}"\nhttp = ""\n\n'
             f"[telemetry]\nwindow_s = 1.0\ncohort_window_s = 1.0\n\n{self.extra}",
             encoding="utf-8",
         )

@@ -171,6 +171,7 @@ class BundleMaker:
     rtol: float = 1e-5
     model: str = "scale"
     version: str = "1.0.0"
+    device_class: str = "test"
     objectives: Objectives = field(default_factory=Objectives)
     requirements: Requirements = field(default_factory=Requirements)
     intra_op_threads: int = 1
@@ -207,7 +208,7 @@ class BundleMaker:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         manifest = Manifest(
-            model=self.model, version=self.version, device_class="test", created_s=self.created_s,
+            model=self.model, version=self.version, device_class=self.device_class, created_s=self.created_s,
             files=tuple(bundle_file(name, data) for name, data in files.items()),
             stages=tuple(self.stages), inputs=tuple(self.inputs), outputs=tuple(self.outputs), golden=tuple(cases),
             objectives=self.objectives, requirements=self.requirements, intra_op_threads=self.intra_op_threads,

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from agent.adapters.journal import SqliteJournal
+from agent.health.crashes import Crash
 from agent.update import (
     Deployment,
     Installed,
@@ -117,7 +118,7 @@ def test_a_newer_format_is_refused(path):
     SqliteJournal(path).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=9")
-    with pytest.raises(JournalError, match="format 9, this agent knows 1"):
+    with pytest.raises(JournalError, match="format 9, this agent knows 2"):
         SqliteJournal(path)
 
 
@@ -177,3 +178,38 @@ def test_a_killed_process_loses_nothing_it_was_told_is_saved(path):
     assert attempt in (last, last + 1)
     assert content.models["m"].slots.active.rollout_id == f"r{attempt}"
     assert content.refusals[-1].rollout_id == f"r{attempt}"
+
+
+def test_crashes_loads_and_orderly_stops_come_back(path):
+    journal = SqliteJournal(path)
+    crashes = (Crash(A, 1.5, "killed by SIGSEGV", 0.5), Crash(B, 2.5, "power"))
+    record = ModelRecord("m", Slots(ACTIVE, PREVIOUS), replace(GOING, stopped=True), crashes, A)
+    other = ModelRecord("n", Slots(PREVIOUS), None, (Crash(B, 9.0, "x"),))
+    journal.save(other)
+    journal.save(record)
+    journal.save(record)
+    journal.close()
+    assert SqliteJournal(path).load().models == {"m": record, "n": other}
+    bare = replace(record, crashes=(), loading="", deployment=None)
+    SqliteJournal(path).save(bare)
+    assert SqliteJournal(path).load().models == {"m": bare, "n": other}
+
+
+def test_a_journal_of_the_first_format_is_brought_up(path):
+    record = ModelRecord("m", Slots(ACTIVE, PREVIOUS), GOING)
+    journal = SqliteJournal(path)
+    journal.save(record, REFUSAL)
+    journal.close()
+    with sqlite3.connect(path) as db:
+        for statement in (
+            "ALTER TABLE deployments DROP COLUMN stopped",
+            "DROP TABLE crashes",
+            "DROP TABLE loading",
+            "PRAGMA user_version=1",
+        ):
+            db.execute(statement)
+    db.close()
+    for _ in range(2):
+        journal = SqliteJournal(path)
+        assert journal.load() == JournalContent({"m": record}, (REFUSAL,))
+        journal.close()

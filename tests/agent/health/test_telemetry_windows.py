@@ -149,3 +149,25 @@ def test_error_kinds_are_bounded():
     assert len(found.error_kinds) == MAX_ERROR_KINDS
     assert sum(found.error_kinds.values()) == len(kinds)
     assert found.error_kinds[OTHER_ERRORS] > 1
+
+
+def test_feedback_and_notices_add_up():
+    older = report_pb2.Window(
+        model="m", feedback_count=2, feedback_correct=1, feedback_abs_error_sum=0.5, notices=["hot"]
+    )
+    newer = report_pb2.Window(
+        model="m", feedback_count=3, feedback_abs_error_sum=1.0, feedback_unknown=1,
+        notices=["full", "hot"],
+    )  # fmt: skip
+    merged = merge_windows(older, newer)
+    assert (merged.feedback_count, merged.feedback_correct, merged.feedback_unknown) == (5, 1, 1)
+    assert merged.feedback_abs_error_sum == 1.5
+    assert list(merged.notices) == ["full", "hot"]
+
+
+def test_feedback_for_a_version_that_is_gone_is_reported():
+    windows = WindowAccumulator(0)
+    windows.add([ServedWindow("m", "1", SHA_A, feedback_count=2, feedback_abs_error_sum=0.25)])
+    [window] = windows.flush(1000, [], None, ["too hot"] * 99)
+    assert (window.feedback_count, window.feedback_abs_error_sum) == (2, 0.25)
+    assert len(window.notices) == 8

@@ -10,21 +10,24 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.http as triton_http
 
-from agent.adapters.model_server import ProcessModelServer
+from agent.adapters.model_server import OtherFronts, ProcessModelServer
 from agent.adapters.trial import ProcessTrial
 from agent.bundle import Stage, TensorSpec
 from tests.support.onnx_models import BundleMaker, MadeBundle, scale_bundle
 
 CLIENTS = 8
-Ask = Callable[[triton.InferenceServerClient], None]
+Ask = Callable[[Any], None]
 
 
 class Load:
-    """Clients, each on its own connection and thread, that ask again and again until told to stop."""
+    """Clients, each on its own connection and thread, that ask again and again until told to stop. With
+    ``http`` every other one asks over REST."""
 
-    def __init__(self, address: str, ask: Ask) -> None:
+    def __init__(self, address: str, ask: Ask, http: str = "", ask_http: Ask | None = None) -> None:
         self._address, self._ask = address, ask
+        self._http, self._ask_http = http, ask_http
         self._stop = threading.Event()
         self.failures: list[BaseException] = []
         self.answers = [0] * CLIENTS
@@ -41,13 +44,107 @@ class Load:
             thread.join()
 
     def _run(self, me: int) -> None:
-        with triton.InferenceServerClient(self._address) as client:
+        made = triton.InferenceServerClient(self._address)
+        ask = self._ask
+        if self._ask_http is not None and me % 2:
+            made, ask = triton_http.InferenceServerClient(self._http), self._ask_http
+        with made as client:
             while not self._stop.is_set():
                 try:
-                    self._ask(client)
+                    ask(client)
                     self.answers[me] += 1
                 except Exception as error:  # noqa: BLE001 any failure is what this looks for
                     self.failures.append(error)
+
+
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+FACTORS = {"1": 2.0, "2": 3.0}
+
+
+class Versions:
+    """Asks for ``scale`` over both transports, and knows which versions may answer: the active one, and while a swap
+    is under way both."""
+
+    def __init__(self, *allowed: str) -> None:
+        self.allowed = [set(allowed)]
+        """One entry for each change; a request may be answered as any that held while it was under way says."""
+        self.seen: set[str] = set()
+
+    def ask_grpc(self, client: Any) -> None:
+        sent = triton.InferInput("x", [2, 4], "FP32")
+        sent.set_data_from_numpy(X)
+        before = len(self.allowed) - 1
+        answer = client.infer("scale", [sent])
+        self._check(before, answer.get_response().model_version, answer.as_numpy("y"))
+
+    def ask_http(self, client: Any) -> None:
+        sent = triton_http.InferInput("x", [2, 4], "FP32")
+        sent.set_data_from_numpy(X)
+        before = len(self.allowed) - 1
+        answer = client.infer("scale", [sent])
+        self._check(before, answer.get_response()["model_version"], answer.as_numpy("y"))
+
+    def _check(self, before: int, version: str, y: Any) -> None:
+        assert version in set().union(*self.allowed[before:]), f"{version} is not active any more"
+        assert np.array_equal(y, X * np.float32(FACTORS[version]))
+        self.seen.add(version)
+
+
+async def test_after_a_swap_is_acknowledged_no_other_version_answers(tmp_path: Path) -> None:
+    old = scale_bundle(tmp_path / "a", 2.0, "1")
+    new = scale_bundle(tmp_path / "b", 3.0, "2")
+    versions = Versions("1")
+    async with ProcessModelServer("127.0.0.1:0", fronts=OtherFronts(http="127.0.0.1:0")) as server:
+        await server.load(str(old.path), old.sha256)
+        await server.activate("scale", old.sha256)
+        load = Load(server.address, versions.ask_grpc, server.http_address, versions.ask_http)
+        with load:
+            for _ in range(12):
+                await server.load(str(new.path), new.sha256)
+                versions.allowed.append({"1", "2"})
+                await server.activate("scale", new.sha256)
+                versions.allowed.append({new.manifest.version})
+                await server.unload("scale", old.sha256)
+                asked = sum(load.answers)
+                while sum(load.answers) < asked + CLIENTS and not load.failures:
+                    await server.drain()
+                old, new = new, old
+        assert load.failures == []
+        assert all(load.answers)
+        assert versions.seen == {"1", "2"}
+
+
+async def test_where_memory_allows_one_version_requests_wait_and_none_fails(tmp_path: Path) -> None:
+    old = scale_bundle(tmp_path / "a", 2.0, "1")
+    new = scale_bundle(tmp_path / "b", 3.0, "2")
+    other = scale_bundle(tmp_path / "c", 5.0, "1", model="other")
+    versions = Versions("1", "2")
+    async with ProcessModelServer("127.0.0.1:0", fronts=OtherFronts(http="127.0.0.1:0")) as server:
+        for bundle in (old, other):
+            await server.load(str(bundle.path), bundle.sha256)
+            await server.activate(bundle.manifest.model, bundle.sha256)
+        load = Load(server.address, versions.ask_grpc, server.http_address, versions.ask_http)
+        with load:
+            for _ in range(6):
+                await server.unload("scale", old.sha256, hold_s=20.0)
+                await server.load(str(new.path), new.sha256)
+                await server.activate("scale", new.sha256)
+                asked = sum(load.answers)
+                while sum(load.answers) < asked + CLIENTS and not load.failures:
+                    await server.drain()
+                old, new = new, old
+        assert load.failures == []
+        assert all(load.answers)
+        # Whoever still waits when the time is over is told that it may ask again.
+        await server.unload("scale", old.sha256, hold_s=0.2)
+        with (
+            triton.InferenceServerClient(server.address) as client,
+            pytest.raises(triton.InferenceServerException) as caught,
+        ):
+            versions.ask_grpc(client)
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        assert "is being replaced" in str(caught.value)
+        assert server.state.generation == 1
 
 
 async def swap(server: ProcessModelServer, old: MadeBundle, new: MadeBundle) -> None:

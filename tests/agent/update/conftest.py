@@ -18,7 +18,14 @@ from agent.bundle import (
 )
 from agent.delivery import PieceDigestError, run_inline
 from agent.errors import BundleError, DeviceError, LinkError
-from agent.ports import PieceChunk, PieceRange, ServedWindow, ServerState, TrialResult
+from agent.ports import (
+    PieceChunk,
+    PieceRange,
+    ServedWindow,
+    ServerState,
+    SwapMemory,
+    TrialResult,
+)
 from agent.trust import BundleRelease, Decision, Directive, Reason, Verb
 from agent.update import JournalContent, UpdateLimits, Updater, UpdaterPorts
 from protos import report_pb2
@@ -281,18 +288,23 @@ class Server:
         self.active: dict[str, str] = {}
         self.load_errors: dict[str, list[Exception | str]] = {}
         self.unloaded: list[str] = []
+        self.held: list[tuple[str, str]] = []
 
-    def crash(self, *, back: bool = True) -> None:
+    def crash(self, *, back: bool = True, suspects: tuple[str, ...] = ()) -> None:
         self.loaded.clear()
         self.active.clear()
         self._slots.hashed.clear()
         if back:
-            self.state = ServerState(True, self.state.generation + 1, 101, "SIGSEGV")
+            self.state = ServerState(True, self.state.generation + 1, 101, "SIGSEGV", suspects)
         else:
-            self.state = replace(self.state, running=False, pid=None, last_exit="SIGSEGV")
+            self.state = replace(
+                self.state, running=False, pid=None, last_exit="SIGSEGV", suspects=suspects
+            )
 
     def come_back(self) -> None:
-        self.state = ServerState(True, self.state.generation + 1, 102, "SIGSEGV")
+        self.state = ServerState(
+            True, self.state.generation + 1, 102, "SIGSEGV", self.state.suspects
+        )
 
     async def wait_change(self, generation: int) -> ServerState:
         return self.state
@@ -306,8 +318,10 @@ class Server:
         script = self.load_errors.get(manifest_sha256)
         if script:
             error = script.pop(0)
+            if error == "power":
+                raise PowerCut
             if error == "crash":
-                self.crash()
+                self.crash(suspects=(manifest_sha256,))
                 raise DeviceError("the server died")
             raise error
         self.loaded.add(manifest_sha256)
@@ -316,7 +330,9 @@ class Server:
         assert manifest_sha256 in self.loaded
         self.active[model] = manifest_sha256
 
-    async def unload(self, model: str, manifest_sha256: str) -> None:
+    async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
+        if hold_s:
+            self.held.append((model, manifest_sha256))
         self.loaded.discard(manifest_sha256)
         self.unloaded.append(manifest_sha256)
         if self.active.get(model) == manifest_sha256:
@@ -337,6 +353,7 @@ class World:
     slots: Slots = field(default_factory=Slots)
     fleet: Fleet = field(default_factory=Fleet)
     free: int = 1 << 40
+    memory: SwapMemory | None = None
     events: list[report_pb2.DeploymentEvent] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
@@ -358,6 +375,7 @@ class World:
             offload=run_inline,
             uniform=lambda: 0.5,
             free_bytes=lambda: self.free,
+            memory=self.memory,
         )
         return Updater(ports, self.limits, self.events.append)
 

@@ -154,7 +154,7 @@ async def test_a_trial_that_takes_the_device_down(world, bundle_of, power_cut, c
     assert len(world.trial.runs) == 2
 
 
-@pytest.mark.parametrize(("boots", "end"), [(2, "committed"), (3, "reverted:probation_restarts")])
+@pytest.mark.parametrize(("boots", "end"), [(1, "committed"), (2, "reverted:probation_restarts")])
 async def test_restarts_in_probation_are_bounded(world, bundle_of, boots, end):
     old, new = bundle_of("0"), world.fleet.add(bundle_of("1"))
     await world.installed(old)

@@ -50,6 +50,8 @@ REFUSED: list[tuple[str, report_pb2.Report, str]] = [
     ("range", window(start_unix_ms=-5), "start_unix_ms = -5"),
     ("range", window(requests=2**64 - 1), "requests = 18446744073709551615"),
     ("counts", window(requests=1, failures=2), "2 failures of 1 requests"),
+    ("counts", window(feedback_count=1, feedback_correct=2), "2 right of 1 feedbacks"),
+    ("range", window(feedback_abs_error_sum=math.nan), "feedback_abs_error_sum"),
     ("error_kinds", window(error_kinds={str(n): 1 for n in range(65)}), "65 kinds"),
     ("latency", window(latency_s=report_pb2.Histogram(counts=[1] * 1025)), "1025 buckets"),
     ("range", window(latency_s=report_pb2.Histogram(max=math.nan)), "latency max"),
@@ -74,6 +76,17 @@ def test_what_cannot_be_true_is_refused_with_its_reason(
     with pytest.raises(ReportRefusedError, match=text) as caught:
         parse_report(report, "d1")
     assert caught.value.code == code
+
+
+def test_feedback_and_notices_become_columns() -> None:
+    said = window(
+        feedback_count=3, feedback_correct=1, feedback_abs_error_sum=2.5, feedback_unknown=4,
+        notices=["n" * 999, *("abcdefghi")],
+    )  # fmt: skip
+    row = parse_report(said, "d1").row
+    assert (row["feedback_count"], row["feedback_correct"], row["feedback_unknown"]) == (3, 1, 4)
+    assert row["feedback_abs_error_sum"] == 2.5
+    assert row["notices"] == ["n" * 256, *"abcdefg"]
 
 
 def test_a_long_reason_is_cut_and_not_refused() -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select, text
 from fleet.errors import ConfigError, ServerError
 from fleet.store import open_store
 from fleet.store.migrate import newest_revision
-from fleet.store.tables import devices, metadata
+from fleet.store.tables import devices, metadata, windows
 from fleet.store.writer import Writer
 
 ROW = {"id": "d1", "first_seen_s": 1.0, "last_seen_s": 1.0}
@@ -22,6 +22,30 @@ def test_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
     with store.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+    store.close()
+
+
+def test_windows_stored_before_there_was_feedback_have_none(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "fleet.db")
+    names = ("feedback_count", "feedback_correct", "feedback_abs_error_sum", "feedback_unknown")
+    with store.begin() as connection:
+        for name in (*names, "notices"):
+            connection.execute(text(f"ALTER TABLE windows DROP COLUMN {name}"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(
+            text(
+                "INSERT INTO windows (device_id, boot_id, seq, model, version, manifest_sha256, rollout_id, start_ms, "
+                "end_ms, requests, failures, over_objective, input_violations, output_violations, non_finite, "
+                "error_kinds, latency, rss_bytes, cpu_percent, disk_free_bytes, merged, received_s) VALUES "
+                "('d1', 'b1', 1, 'm', '1', '', '', 0, 1, 5, 0, 0, 0, 0, 0, '{}', x'', 0, 0, 0, 1, 1.0)"
+            )
+        )
+    store.close()
+    store = open_store(tmp_path / "fleet.db")
+    with store.read() as connection:
+        [row] = connection.execute(select(windows)).mappings()
+    assert [row[name] for name in names] == [0, 0, 0.0, 0]
+    assert (row["notices"], row["requests"]) == ([], 5)
     store.close()
 
 
@@ -96,7 +120,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(ConfigError, match=r"revision '9999'.*newer one wrote it.*Upgrade Muster"):
         open_store(tmp_path / "fleet.db")
-    assert newest_revision() == "0001"
+    assert newest_revision() == "0003"
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "what is this"])

@@ -1,0 +1,395 @@
+"""Ground truth from applications: what a request should have been answered, compared with what it was.
+
+Over REST ``POST /v2/models/NAME/feedback`` with ``{"id": ..., "label": ...}`` or ``{"id": ..., "value": ...}``, over
+gRPC ``muster.oip.FeedbackService/Feedback``.
+
+Rules kept here:
+
+- Only requests that carry an id are remembered, a bounded number for a bounded time, and of each only what it was
+  predicted: a label or a number a row, never the inputs.
+- Which output is judged: the one that the manifest's parameter ``feedback_output`` names, else the first one with
+  labels, else the first one that has one number or text a row. A model without such an output takes no feedback.
+- Each row is judged once, and counted for the version that answered, whichever is active by then. Feedback that no
+  remembered answer belongs to is counted for the version that is active now.
+"""
+
+import json
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import grpc
+import numpy as np
+
+from agent.bundle import Manifest, TensorSpec
+from agent.runtime.dtypes import Array
+from agent.runtime.errors import InputContractError, RequestError, UnknownServableError
+from agent.runtime.registry import Registry
+from protos import feedback_pb2
+
+__all__ = [
+    "FEEDBACK_SERVICE",
+    "FeedbackCounts",
+    "FeedbackDesk",
+    "FeedbackLimits",
+    "FeedbackLog",
+    "Outcome",
+    "Truth",
+    "judged_output",
+    "merged_windows",
+    "predictions_in",
+]
+
+FEEDBACK_SERVICE: Final = "muster.oip.FeedbackService"
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_ID_CHARS: Final = 256
+MAX_TEXT_CHARS: Final = 256
+
+Prediction = str | float
+"""A label, or a number."""
+
+
+class Outcome(StrEnum):
+    """What became of one feedback."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    MEASURED = "measured"
+    """A value: the absolute error was added up."""
+    UNKNOWN = "unknown"
+    """No request with this id is remembered (any more), or the row was judged before."""
+    LATE = "late"
+    """The request is longer ago than feedback is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackLimits:
+    """Bounds of what is remembered."""
+
+    max_requests: int = 4096
+    """The oldest are forgotten first."""
+    max_age_s: float = 3600.0
+    max_rows: int = 64
+    """Of a batched request, the first; later ones cannot be judged."""
+    max_versions: int = 64
+    """With counts that nobody has drained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What an application says: a label or a value for a row of a request."""
+
+    request_id: str
+    label: str | None = None
+    value: float | None = None
+    row: int = 0
+
+
+@dataclass(slots=True)
+class FeedbackCounts:
+    """Of one version since the last drain."""
+
+    feedback_count: int = 0
+    feedback_correct: int = 0
+    feedback_abs_error_sum: float = 0.0
+    feedback_unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Whose answer it was."""
+
+    model: str
+    version: str
+    manifest_sha256: str
+
+
+@dataclass(slots=True)
+class _Answered:
+    version: Version
+    at_s: float
+    rows: dict[int, Prediction] = field(default_factory=dict)
+
+
+class FeedbackLog:
+    """What was answered and how it was judged; safe for threads. ``clock``: monotonic seconds."""
+
+    def __init__(
+        self, limits: FeedbackLimits | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits = limits or FeedbackLimits()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[tuple[str, str], _Answered] = OrderedDict()
+        self._counts: dict[Version, FeedbackCounts] = {}
+
+    def remember(
+        self, version: Version, request_id: str, predictions: Sequence[Prediction]
+    ) -> None:
+        """A request was answered. An id that is used again means the newer request."""
+        if not request_id or len(request_id) > MAX_ID_CHARS or not predictions:
+            return
+        rows = dict(enumerate(predictions[: self._limits.max_rows]))
+        key = (version.model, request_id)
+        with self._lock:
+            self._answers.pop(key, None)
+            self._answers[key] = _Answered(version, self._clock(), rows)
+            while len(self._answers) > self._limits.max_requests:
+                self._answers.popitem(last=False)
+
+    def judge(self, active: Version, truth: Truth) -> Outcome:
+        """Compare an answer of the model with the truth. ``active``: who is charged with feedback for nobody.
+
+        Raises:
+            InputContractError: a label for a number or the other way round.
+        """
+        key = (active.model, truth.request_id)
+        with self._lock:
+            answer = self._answers.get(key)
+            if answer is not None and self._clock() - answer.at_s > self._limits.max_age_s:
+                del self._answers[key]
+                self._of(active).feedback_unknown += 1
+                return Outcome.LATE
+            predicted = None if answer is None else answer.rows.get(truth.row)
+            if answer is None or predicted is None:
+                self._of(active).feedback_unknown += 1
+                return Outcome.UNKNOWN
+            outcome = self._compared(answer.version, predicted, truth)
+            del answer.rows[truth.row]
+            if not answer.rows:
+                del self._answers[key]
+            return outcome
+
+    def _compared(self, version: Version, predicted: Prediction, truth: Truth) -> Outcome:
+        if isinstance(predicted, str):
+            if truth.label is None:
+                raise InputContractError(
+                    f"the request was answered with a label ({predicted!r}): give 'label'"
+                )
+            counts = self._of(version)
+            counts.feedback_count += 1
+            counts.feedback_correct += predicted == truth.label
+            return Outcome.CORRECT if predicted == truth.label else Outcome.WRONG
+        if truth.value is None:
+            raise InputContractError("the request was answered with a number: give 'value'")
+        counts = self._of(version)
+        counts.feedback_count += 1
+        # A prediction that is no number is as wrong as can be said without spoiling the sum.
+        error = abs(predicted - truth.value)
+        counts.feedback_correct += error == 0
+        counts.feedback_abs_error_sum += error if math.isfinite(error) else abs(truth.value)
+        return Outcome.MEASURED
+
+    def drain(self) -> Mapping[Version, FeedbackCounts]:
+        """Everything counted since the last drain."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        return counts
+
+    def _of(self, version: Version) -> FeedbackCounts:
+        counts = self._counts.get(version)
+        if counts is None:
+            while len(self._counts) >= self._limits.max_versions:
+                del self._counts[next(iter(self._counts))]
+            counts = self._counts[version] = FeedbackCounts()
+        return counts
+
+
+def judged_output(manifest: Manifest) -> TensorSpec | None:
+    """The output that feedback is about; None: this model takes none."""
+    named = manifest.parameters.get("feedback_output")
+    if named is not None:
+        return next((spec for spec in manifest.outputs if spec.name == named), None)
+    labelled = next((spec for spec in manifest.outputs if spec.labels), None)
+    if labelled is not None:
+        return labelled
+    return next((spec for spec in manifest.outputs if _one_a_row(spec.shape)), None)
+
+
+def _one_a_row(shape: Sequence[int]) -> bool:
+    return all(size == 1 for size in shape[1:])
+
+
+def predictions_in(spec: TensorSpec, array: Array) -> list[Prediction]:
+    """What the output says, row by row: the text, the label with the highest score or of the index, or the number.
+
+    ``array`` has the batch as its first axis. Empty where a row holds several numbers and no labels name them.
+    """
+    if array.size == 0:
+        return []
+    rows = array.reshape(array.shape[0] if array.ndim else 1, -1)
+    labels = spec.labels
+    if spec.dtype == "BYTES":
+        return [_text(value) for value in rows[:, 0].tolist()]
+    if labels and rows.shape[1] == len(labels) and rows.shape[1] > 1:
+        return [labels[index] for index in np.argmax(rows, axis=1).tolist()]
+    if rows.shape[1] != 1:
+        return []
+    numbers = rows[:, 0].tolist()
+    if not labels:
+        return [float(number) for number in numbers]
+    known = range(len(labels))
+    return [labels[int(it)] if it in known else str(it)[:MAX_TEXT_CHARS] for it in numbers]
+
+
+def _text(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text[:MAX_TEXT_CHARS]
+
+
+class FeedbackDesk:
+    """The log with both front ends. One in a process."""
+
+    def __init__(self, registry: Registry, log: FeedbackLog | None = None) -> None:
+        self._registry = registry
+        self._log = log or FeedbackLog()
+
+    @property
+    def log(self) -> FeedbackLog:
+        return self._log
+
+    def answered(
+        self, manifest: Manifest, sha256: str, request_id: str, outputs: Mapping[str, Array]
+    ) -> None:
+        """A request with this id was answered. Nothing to do without an id."""
+        if not request_id:
+            return
+        spec = judged_output(manifest)
+        if spec is not None and spec.name in outputs:
+            version = Version(manifest.model, manifest.version, sha256)
+            self._log.remember(version, request_id, predictions_in(spec, outputs[spec.name]))
+
+    def feedback(self, model: str, truth: Truth) -> Outcome:
+        """Take the truth about a request of a model.
+
+        Raises:
+            RequestError: there is no such model, it takes no feedback, or the truth is of the wrong kind.
+        """
+        with self._registry.acquire(model) as handle:
+            manifest, sha256 = handle.servable.manifest, handle.servable.sha256
+        if judged_output(manifest) is None:
+            raise InputContractError(
+                f"model {model!r} takes no feedback: no output has labels or one number a row; "
+                f"name one in the bundle's parameter 'feedback_output'"
+            )
+        return self._log.judge(Version(manifest.model, manifest.version, sha256), truth)
+
+    def rest(self, model: str, body: bytes) -> tuple[int, bytes]:
+        """Status and JSON body of the answer to ``POST /v2/models/MODEL/feedback``."""
+        try:
+            outcome = self.feedback(model, _truth_in(body))
+        except UnknownServableError as error:
+            return 404, _json({"error": str(error)})
+        except InputContractError as error:
+            return 400, _json({"error": str(error)})
+        except RequestError as error:
+            return 503, _json({"error": str(error)})
+        return 200, _json({"outcome": outcome})
+
+    def handler(self) -> Any:
+        """The generic handler of the gRPC service, for ``grpc.server(handlers=...)``."""
+        method = grpc.unary_unary_rpc_method_handler(
+            self._call,
+            request_deserializer=feedback_pb2.FeedbackRequest.FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+        return grpc.method_handlers_generic_handler(FEEDBACK_SERVICE, {"Feedback": method})
+
+    def _call(
+        self, request: feedback_pb2.FeedbackRequest, context: Any
+    ) -> feedback_pb2.FeedbackResponse:
+        try:
+            outcome = self.feedback(request.model_name, _truth_of(request))
+        except UnknownServableError as error:
+            context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except InputContractError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except RequestError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        return feedback_pb2.FeedbackResponse(outcome=outcome)
+
+
+def merged_windows(
+    windows: Sequence[Mapping[str, Any]], counts: Mapping[Version, FeedbackCounts]
+) -> list[dict[str, Any]]:
+    """Windows as the control channel carries them, with what was judged; a version without one gets one."""
+    left = {version.manifest_sha256: (version, counted) for version, counted in counts.items()}
+    merged = []
+    for window in windows:
+        _, counted = left.pop(window["manifest_sha256"], (None, None))
+        merged.append({**window, **(asdict(counted) if counted is not None else {})})
+    for version, counted in left.values():
+        merged.append({**_EMPTY_WINDOW, **asdict(version), **asdict(counted)})
+    return merged
+
+
+_EMPTY_WINDOW: Final[Mapping[str, Any]] = {
+    "requests": 0,
+    "failures": 0,
+    "over_objective": 0,
+    "input_violations": 0,
+    "output_violations": 0,
+    "non_finite": 0,
+    "error_kinds": {},
+    "latency": None,
+}
+
+
+def _truth_in(body: bytes) -> Truth:
+    if len(body) > MAX_BODY_BYTES:
+        raise InputContractError(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} fit")
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InputContractError(f"the body is not JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise InputContractError('the body must be an object like {"id": "r-17", "label": "cat"}')
+    unknown = sorted(set(said) - {"id", "label", "value", "row"})
+    if unknown:
+        raise InputContractError(f"{unknown[0]!r} is not a key; known are id, label, value, row")
+    label, value, row = said.get("label"), said.get("value"), said.get("row", 0)
+    if label is not None and not isinstance(label, str):
+        raise InputContractError(f"label must be text, got {label!r}")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InputContractError(f"value must be a number, got {value!r}")
+    if isinstance(row, bool) or not isinstance(row, int):
+        raise InputContractError(f"row must be a whole number, got {row!r}")
+    return _checked(Truth(said.get("id", ""), label, _float(value), row))
+
+
+def _float(value: int | float | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _truth_of(request: feedback_pb2.FeedbackRequest) -> Truth:
+    kind = request.WhichOneof("truth")
+    return _checked(
+        Truth(
+            request.request_id,
+            request.label if kind == "label" else None,
+            request.value if kind == "value" else None,
+            request.row,
+        )
+    )
+
+
+def _checked(truth: Truth) -> Truth:
+    if not isinstance(truth.request_id, str) or not truth.request_id:
+        raise InputContractError("id is missing: give the id of the request that was answered")
+    if (truth.label is None) == (truth.value is None):
+        raise InputContractError("give either 'label' or 'value'")
+    if truth.value is not None and not math.isfinite(truth.value):
+        raise InputContractError(f"value must be a finite number, got {truth.value}")
+    return truth
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body).encode()

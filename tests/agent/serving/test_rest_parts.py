@@ -1,0 +1,125 @@
+"""The decisions of the REST front end, without a server: where a request runs, what a body may hold."""
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import pytest
+
+from agent.runtime.errors import InputContractError
+from agent.serving.errors import OverloadError, WireError
+from agent.serving.rest.body import Body, BodyLimits, read_body
+from agent.serving.rest.placement import Placement, PlacementLimits
+from agent.serving.values import numbers
+
+KEY = ("scale", "")
+LIMITS = PlacementLimits(fast_s=0.001, slow_s=0.010, forgiven=2.0, recovery=0.5, versions=2)
+
+
+def test_what_was_never_fast_runs_in_the_pool() -> None:
+    placement = Placement(LIMITS)
+    assert not placement.inline("scale", "", 100)
+    placement.record(KEY, "a", 100, 0.002, inline=False)
+    assert not placement.inline("scale", "", 100)
+    placement.record(KEY, "a", 100, 0.001, inline=False)
+    assert placement.inline("scale", "", 100)
+    assert not placement.inline("scale", "", 101), "a larger request may take longer"
+    assert not placement.inline("scale", "1", 100), "another version may be asked for by name"
+
+
+def test_what_holds_up_the_loop_goes_back_to_the_pool() -> None:
+    placement = Placement(LIMITS)
+    placement.record(KEY, "a", 100, 0.001, inline=False)
+    for _ in range(2):
+        placement.record(KEY, "a", 100, 0.010, inline=True)
+        assert placement.inline("scale", "", 100), "some requests are slower than others"
+    placement.record(KEY, "a", 100, 0.010, inline=True)
+    assert not placement.inline("scale", "", 100)
+    for _ in range(2):
+        placement.record(KEY, "a", 100, 0.001, inline=False)
+    assert placement.inline("scale", "", 100)
+    placement.record(KEY, "a", 100, 1.0, inline=True)
+    assert not placement.inline("scale", "", 100), "once for long is enough"
+
+
+def test_a_swap_measures_anew_and_old_measurements_are_forgotten() -> None:
+    placement = Placement(LIMITS)
+    placement.record(KEY, "a", 100, 0.001, inline=False)
+    placement.record(KEY, "b", 100, 0.002, inline=True)
+    assert not placement.inline("scale", "", 100)
+    for name in ("one", "two", "three"):
+        placement.record((name, ""), "c", 100, 0.001, inline=False)
+    assert [placement.inline(name, "", 100) for name in ("one", "two", "three")] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def receiving(*chunks: bytes, gone: bool = False) -> Any:
+    def messages() -> Iterator[MutableMapping[str, Any]]:
+        for i, chunk in enumerate(chunks):
+            more = gone or i + 1 < len(chunks)
+            yield {"type": "http.request", "body": chunk, "more_body": more}
+        yield {"type": "http.disconnect"}
+
+    left = messages()
+
+    async def receive() -> MutableMapping[str, Any]:
+        return next(left)
+
+    return receive
+
+
+async def test_all_bodies_together_are_bounded() -> None:
+    bodies = Body(BodyLimits(max_bytes=8, max_bytes_together=10))
+    body, held = await read_body([], receiving(b"abc", b"def"), bodies)
+    assert (body, held) == (b"abcdef", 6)
+    with pytest.raises(OverloadError, match="hold 6 bytes, 5 more do not fit"):
+        await read_body([], receiving(b"12345"), bodies)
+    with pytest.raises(WireError, match="larger than the 8 bytes"):
+        await read_body([], receiving(b"1", b"2" * 8), bodies)
+    with pytest.raises(WireError, match="gone away"):
+        await read_body([], receiving(b"1", gone=True), bodies)
+    bodies.give_back(held)
+    _, held = await read_body([], receiving(b"12345678"), bodies)
+    assert held == 8, "what was refused held nothing back"
+
+
+async def test_a_caller_that_stops_sending_is_given_up() -> None:
+    bodies = Body(BodyLimits(max_wait_s=0.0))
+
+    async def never() -> MutableMapping[str, Any]:
+        raise TimeoutError
+
+    with pytest.raises(WireError, match="did not come") as given_up:
+        await read_body([], never, bodies)
+    assert given_up.value.status == 408
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "fits"),
+    [
+        (127, "INT8", True),
+        (128, "INT8", False),
+        (-1, "UINT8", False),
+        (2**64 - 1, "UINT64", True),
+        (2**64, "UINT64", False),
+        (-(2**63) - 1, "INT64", False),
+        (1.0, "INT32", False),
+        (True, "INT32", False),
+        (1, "BOOL", False),
+        (True, "BOOL", True),
+        (65504, "FP16", True),
+        (65520, "FP16", False),
+        (float("inf"), "FP16", True),
+        (2**64, "FP64", True),
+        (10**400, "FP64", False),
+        ("1", "FP64", False),
+    ],
+)
+def test_a_value_fits_its_data_type_or_is_refused(value: Any, dtype: str, fits: bool) -> None:
+    if fits:
+        assert numbers([value], dtype, [1], "x")[0] == value
+        return
+    with pytest.raises(InputContractError, match=f"'x'.* {dtype}"):
+        numbers([value], dtype, [1], "x")

@@ -1,0 +1,56 @@
+"""The run watchdog: a run that does not end when told to is given up, with its thread to blame."""
+
+import threading
+
+from agent.serving.watchdog import RunWatchdog
+
+LIMIT_S = 30.0
+
+
+def run_until(watchdog, ended):
+    """A run in a thread that takes no notice of ``terminate``. Returns the thread's number and the run's options."""
+    held = {}
+    began = threading.Event()
+
+    def run():
+        with watchdog.watch(0.01, 0.0) as options:
+            held["options"] = options
+            began.set()
+            ended.wait(LIMIT_S)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert began.wait(LIMIT_S)
+    return thread, held["options"]
+
+
+def test_a_run_that_does_not_end_when_told_to_is_reported_stuck():
+    stuck, ended = [], threading.Event()
+
+    def report(thread):
+        stuck.append(thread)
+        ended.set()
+
+    watchdog = RunWatchdog(max_run_s=60, look_every_s=0.005, stuck_s=0.02, stuck=report)
+    try:
+        thread, options = run_until(watchdog, ended)
+        thread.join(LIMIT_S)
+        assert options.terminate
+        assert stuck[0] == thread.ident
+    finally:
+        watchdog.stop()
+
+
+def test_a_run_that_ends_when_told_to_is_not():
+    stuck, ended = [], threading.Event()
+    watchdog = RunWatchdog(max_run_s=60, look_every_s=0.005, stuck_s=60, stuck=stuck.append)
+    try:
+        thread, options = run_until(watchdog, ended)
+        told = threading.Event()
+        while not options.terminate:
+            told.wait(0.005)
+        ended.set()
+        thread.join(LIMIT_S)
+        assert stuck == []
+    finally:
+        watchdog.stop()
