@@ -72,8 +72,9 @@ def _print(result: DemoResult) -> None:
             for one in result.rollouts
         ],
     )
-    for one in result.rollouts:
-        console.print(f"{one.id} {one.reason}", markup=False, highlight=False)
+    console.print(
+        f"{result.rollouts[-1].id} {result.rollouts[-1].reason}", markup=False, highlight=False
+    )
     print_table(
         f"\nRequests: {result.requests:,}, failed: {result.failed_requests}",
         ("", "requests", "accuracy", "on all test images", "p50 ms", "p99 ms"),

@@ -107,9 +107,7 @@ def summarise(
         },
         offline_accuracy=offline_accuracy,
         spans={
-            "before": score(
-                between(rollouts[-2].settled_s, broken.began_s) or _last(samples, broken.began_s)
-            ),
+            "before": score(between(rollouts[-2].ended_s, broken.began_s)),
             "during": score(between(broken.began_s, broken.ended_s)),
             "after": score(between(broken.ended_s, float("inf"))),
         },
@@ -119,8 +117,3 @@ def summarise(
         fleet_size=fleet_size,
         duration_s=duration_s,
     )
-
-
-def _last(samples: Sequence[Sample], before_s: float, count: int = 200) -> list[Sample]:
-    """The newest ``count`` samples before a time."""
-    return [sample for sample in samples if sample.at_s < before_s][-count:]
