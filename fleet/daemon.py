@@ -345,6 +345,6 @@ def _listen(wanted: Listen) -> socket.socket:
         return socket.create_server((wanted.host, wanted.port), family=family, backlog=HTTP_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {wanted} for the API: {error.strerror}. Is another fleet manager "
+            f"cannot listen on {wanted} for the API: {os.strerror(error.errno or 0)}. Is another fleet manager "
             "running? Stop it, or set [http] listen to another port"
         ) from error
