@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from agent.binomial import upper_tail
 from agent.bundle import Objectives
-from agent.health.binomial import upper_tail
 
 __all__ = [
     "EARLY_CHANCE",

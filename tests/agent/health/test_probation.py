@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.binomial import upper_tail
 from agent.bundle import Objectives
-from agent.health.binomial import upper_tail
 from agent.health.probation import (
     EARLY_CHANCE,
     EARLY_REQUESTS,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.health.binomial import upper_tail
+from agent.binomial import upper_tail
 
 
 def exact(count: int, trials: int, rate: Fraction) -> Fraction:
