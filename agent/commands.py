@@ -6,7 +6,9 @@ Rules kept here:
 """
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -49,7 +51,7 @@ def _errors(as_json: bool = False) -> Iterator[None]:
         if as_json:
             _print_json({"error": type(error).__name__, "message": str(error), "exit_code": code})
         else:
-            typer.echo(f"error: {error}", err=True)
+            _say(f"error: {error}", err=True)
         raise typer.Exit(code) from error
 
 
@@ -61,6 +63,18 @@ def _exit_code(error: AgentError) -> int:
 
 def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _say(text: str, *, indent: int = 0, err: bool = False) -> None:
+    """A sentence: folded between words on a terminal, one line where a program reads it."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        width = shutil.get_terminal_size().columns
+        fold = textwrap.TextWrapper(
+            width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        text = "\n".join(fold.fill(line) for line in text.splitlines())
+    typer.echo(text, err=err)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -113,15 +127,15 @@ def status(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
     else:
         typer.echo("no model is installed")
     for going in found.deployments:
-        typer.echo(
+        _say(
             f"under way: {going['bundle']} in {going['phase']}, attempt {going['attempt']}, "
             f"rollout {going['rollout_id']}"
         )
     for refused in found.refusals[-3:]:
-        typer.echo(f"refused in {refused['rollout_id']}: {refused['reason']}")
+        _say(f"refused in {refused['rollout_id']}: {refused['reason']}")
     typer.echo(f"{found.spool['reports']} reports wait ({found.spool['size_bytes']} bytes)")
     versions = ", ".join(f"{role} {number}" for role, number in found.trust["versions"].items())
-    typer.echo(f"trusted metadata: {versions or 'none yet'}")
+    _say(f"trusted metadata: {versions or 'none yet'}")
 
 
 def _tell_memory(model: "InstalledModel") -> None:
@@ -152,9 +166,10 @@ def doctor(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
         for finding in examine(loaded):
             findings.append(finding)
             if not as_json:
-                typer.echo(f"{finding.level.value.upper():5} {finding.check}: {finding.text}")
+                head = f"{finding.level.value.upper():5} {finding.check}: {finding.text}"
+                _say(head, indent=6)
                 if finding.advice:
-                    typer.echo(f"      -> {finding.advice}")
+                    _say(f"      -> {finding.advice}", indent=9)
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
         rows = [

@@ -42,6 +42,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
 _FORMATS: Final = ("text", "json")
 _MAX_CONFIG_BYTES: Final = 256 * 1024
 _MAX_PORT: Final = 65535
+_MAX_KEEP_DAYS: Final = 36_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,14 @@ class ControllerConfig:
 class IngestConfig:
     queued_batches: int = _doc(1024, "reports waiting to be stored; who brings more has to wait")
     commit_reports: int = _doc(2000, "most reports stored in one transaction")
+    keep_windows_days: int = _doc(
+        30,
+        "telemetry windows are deleted when they came in so many days ago. What a rollout under way "
+        "still looks at stays, and so does the newest window of each device",
+    )
+    keep_events_days: int = _doc(
+        365, "the same for the steps of deployments; those of a rollout under way stay"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +152,10 @@ class FleetConfig:
         _require_range("[controller] tick_s", self.controller.tick_s, 0.05, 3600)
         _require_range("[ingest] queued_batches", self.ingest.queued_batches, 1, 100_000)
         _require_range("[ingest] commit_reports", self.ingest.commit_reports, 1, 100_000)
+        _require_range(
+            "[ingest] keep_windows_days", self.ingest.keep_windows_days, 1, _MAX_KEEP_DAYS
+        )
+        _require_range("[ingest] keep_events_days", self.ingest.keep_events_days, 1, _MAX_KEEP_DAYS)
         _require_one_of("[log] level", self.log.level, _LEVELS)
         _require_one_of("[log] format", self.log.format, _FORMATS)
         return self

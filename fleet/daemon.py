@@ -30,6 +30,7 @@ from fleet.messaging.bridge import Bridge
 from fleet.messaging.broker import Broker, EmbeddedBroker, ExternalBroker
 from fleet.messaging.feed import PackFeed
 from fleet.monitor.ingest import Ingest, IngestLimits
+from fleet.monitor.retention import Pruner, Retention
 from fleet.registry.devices import set_all_offline
 from fleet.repository import Repository
 from fleet.rollout.executor import Executor, ExecutorLimits
@@ -41,7 +42,8 @@ __all__ = ["Addresses", "FleetManager", "running", "serve"]
 
 _LOG = logging.getLogger(__name__)
 RESIGN_LOOK_S: Final = 60.0  # how often to look whether metadata has to be signed again
-EXPIRY_WARNING_S: Final = 14 * 86400.0
+DAY_S: Final = 86_400.0
+EXPIRY_WARNING_S: Final = 14 * DAY_S
 BROKER_WAIT_S: Final = 10.0  # for the first connection; after that it is tried in the background
 HTTP_GRACE_S: Final = 5
 HTTP_BACKLOG: Final = 512
@@ -92,6 +94,10 @@ class FleetManager:
         limits = config.ingest
         self.ingest = Ingest(
             self.writer, IngestLimits(limits.queued_batches, limits.commit_reports)
+        )
+        self.pruner = Pruner(
+            self.writer,
+            Retention(limits.keep_windows_days * DAY_S, limits.keep_events_days * DAY_S),
         )
         self.feed = PackFeed()
         self._publishing = asyncio.Lock()
@@ -154,6 +160,7 @@ class FleetManager:
         http = await self._start_http(stack)
         self._background(stack, "rollout controller", self.executor.run())
         self._background(stack, "metadata renewal", self._keep_signed())
+        self._background(stack, "retention", self.pruner.run())
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._background(stack, "watchdog", _tell_alive(interval_s))
@@ -255,7 +262,7 @@ class FleetManager:
             _LOG.warning(
                 "the %s metadata expires in %.1f days: devices then accept nothing new. Sign it "
                 "again with its key",
-                role, left_s / 86400,
+                role, left_s / DAY_S,
             )  # fmt: skip
         return changed
 
@@ -338,6 +345,6 @@ def _listen(wanted: Listen) -> socket.socket:
         return socket.create_server((wanted.host, wanted.port), family=family, backlog=HTTP_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {wanted} for the API: {error.strerror}. Is another fleet manager "
+            f"cannot listen on {wanted} for the API: {os.strerror(error.errno or 0)}. Is another fleet manager "
             "running? Stop it, or set [http] listen to another port"
         ) from error

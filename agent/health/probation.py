@@ -1,10 +1,15 @@
 """Whether a freshly swapped bundle may stay. Pure: values in, one judgement out.
 
 Rules kept here:
-- A limit that is exceeded with enough requests fails at once, whatever time is left.
+- Chance alone takes back no good model. A rate measured on few requests lies above its limit often; what
+  counts is how likely so large a count is when the true rate equals the limit (the one-sided exact binomial
+  test, see ``binomial``). Before its time is over a bundle fails only on a count that is as good as impossible
+  (``EARLY_CHANCE``: it is looked at often), at the last look on one that is improbable (``LAST_CHANCE``).
+  So with ``looks`` looks a bundle whose rate equals its limit fails by chance with a probability of at most
+  ``looks * EARLY_CHANCE + LAST_CHANCE`` an objective (Bonferroni), and far more seldom below its limit.
 - Nothing passes before its time. A limit that is not a number counts as exceeded: guards fail closed.
 - Too few requests at the end of the time: a bundle that asks for none passes, one that asks for some waits up to
-  ``PATIENCE`` times its probation and then passes with a reason that says so. What did fail is never forgiven.
+  ``PATIENCE`` times its probation and then passes with a reason that says so. What is beyond chance is never forgiven.
 - Requests that break the input contract are the caller's fault and never count against the bundle.
 """
 
@@ -12,10 +17,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from agent.binomial import upper_tail
 from agent.bundle import Objectives
 
 __all__ = [
+    "EARLY_CHANCE",
     "EARLY_REQUESTS",
+    "LAST_CHANCE",
     "PATIENCE",
     "ProbationJudgement",
     "ProbationTotals",
@@ -25,6 +33,12 @@ __all__ = [
 
 EARLY_REQUESTS: Final = 10
 """Fewest requests on which a bundle may fail before its probation is over."""
+
+EARLY_CHANCE: Final = 0.001
+"""Chance under the limit at or below which a count fails a bundle before its probation is over."""
+
+LAST_CHANCE: Final = 0.05
+"""The same, at the last look."""
 
 PATIENCE: Final = 10
 """How many times its probation a bundle that asks for requests waits for them."""
@@ -60,18 +74,19 @@ class ProbationJudgement:
 def judge(objectives: Objectives, totals: ProbationTotals, elapsed_s: float) -> ProbationJudgement:
     """Judge a bundle ``elapsed_s`` seconds after its swap.
 
-    Rates are counts divided by ``totals.requests``. Outputs that are not finite are held to the same limit as
-    outputs outside the contract.
+    Outputs that are not finite are held to the same limit as outputs outside the contract.
     """
     wanted = max(objectives.probation_min_requests, EARLY_REQUESTS)
     over_time = elapsed_s >= objectives.probation_s
     patience_s = objectives.probation_s * PATIENCE
     short = totals.requests < objectives.probation_min_requests
     last_look = over_time and (not short or elapsed_s >= patience_s)
+    above = [look for look in _looks(objectives, totals) if look.is_above_limit]
     if totals.requests >= wanted or last_look:
-        failed = _first_exceeded(objectives, totals)
-        if failed is not None:
-            return failed
+        chance = LAST_CHANCE if last_look else EARLY_CHANCE
+        for look in above:
+            if look.chance <= chance:
+                return look.failed()
     if not over_time:
         left_s = objectives.probation_s - elapsed_s
         return ProbationJudgement(
@@ -79,11 +94,12 @@ def judge(objectives: Objectives, totals: ProbationTotals, elapsed_s: float) -> 
             "probation_running",
             f"{left_s:.0f} s of probation left, {totals.requests} requests",
         )
+    kept = f"{'; '.join(map(str, above))}: may be chance" if above else "every objective kept"
     if not short:
         return ProbationJudgement(
             ProbationVerdict.PASS,
             "probation_passed",
-            f"{totals.requests} requests in {elapsed_s:.0f} s, every objective kept",
+            f"{totals.requests} requests in {elapsed_s:.0f} s; {kept}",
         )
     if not last_look:
         return ProbationJudgement(
@@ -95,27 +111,53 @@ def judge(objectives: Objectives, totals: ProbationTotals, elapsed_s: float) -> 
         ProbationVerdict.PASS,
         "probation_passed_few_requests",
         f"only {totals.requests} of {objectives.probation_min_requests} requests in {elapsed_s:.0f} s; "
-        f"none of them broke an objective",
+        f"{kept}",
     )
 
 
-def _first_exceeded(objectives: Objectives, totals: ProbationTotals) -> ProbationJudgement | None:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One count of requests against its limit; as text what it found."""
+
+    code: str
+    what: str
+    count: int
+    requests: int
+    limit: float
+
+    @property
+    def is_above_limit(self) -> bool:
+        return not self.count <= self.limit * self.requests or not self.limit >= 0
+
+    @property
+    def chance(self) -> float:
+        """How likely so large a count is when the true rate is the limit."""
+        if not self.limit >= 0:  # also what is not a number
+            return 0.0
+        # A count larger than the requests is a broken counter: it has no chance at all.
+        return upper_tail(self.count, self.requests, min(self.limit, 1.0))
+
+    def failed(self) -> ProbationJudgement:
+        return ProbationJudgement(ProbationVerdict.FAIL, self.code, str(self))
+
+    def __str__(self) -> str:
+        rate = self.count / self.requests if self.requests else float(self.count > 0)
+        return (
+            f"{self.count} of {self.requests} requests {self.what}: {rate:.2%}, "
+            f"at most {self.limit:.2%} allowed"
+        )
+
+
+def _looks(objectives: Objectives, totals: ProbationTotals) -> tuple[_Look, ...]:
+    violations = objectives.max_output_violation_rate
+    slow = f"took longer than {objectives.latency_ms:g} ms"
     checks = (
         ("probation_error_rate", "failed", totals.failures, objectives.max_error_rate),
-        ("probation_non_finite", "had outputs that are not finite", totals.non_finite,
-         objectives.max_output_violation_rate),
-        ("probation_output_violations", "had outputs outside the contract", totals.output_violations,
-         objectives.max_output_violation_rate),
-        ("probation_latency", f"took longer than {objectives.latency_ms:g} ms", totals.over_objective,
-         objectives.max_over_latency_rate),
+        ("probation_non_finite", "had outputs that are not finite", totals.non_finite, violations),
+        ("probation_output_violations", "had outputs outside the contract",
+         totals.output_violations, violations),
+        ("probation_latency", slow, totals.over_objective, objectives.max_over_latency_rate),
     )  # fmt: skip
-    for code, what, count, limit in checks:
-        # Without one request a count cannot exceed a rate; a count without requests is a broken counter and does.
-        rate = count / totals.requests if totals.requests else float(count > 0)
-        if not rate <= limit and (count or totals.requests):
-            return ProbationJudgement(
-                ProbationVerdict.FAIL,
-                code,
-                f"{count} of {totals.requests} requests {what}: {rate:.2%}, at most {limit:.2%} allowed",
-            )
-    return None
+    return tuple(
+        _Look(code, what, count, totals.requests, limit) for code, what, count, limit in checks
+    )

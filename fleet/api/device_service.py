@@ -7,7 +7,9 @@ a queue of old ones.
 
 import asyncio
 import logging
+import os
 import re
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -38,6 +40,22 @@ class DeviceLimits:
     message_bytes: int = 1024 * 1024  # one request; a report is smaller still
     keep_alive_s: float = 30.0  # a watching device that does not answer is gone after twice that
     stop_grace_s: float = 2.0
+
+
+def _require_free(listen: Listen) -> None:
+    """Raises ConfigError when nobody can listen there."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        socket.create_server((listen.host, listen.port), family=family).close()
+    except OSError as error:
+        raise _cannot_listen(listen, os.strerror(error.errno or 0)) from error
+
+
+def _cannot_listen(listen: Listen, reason: str) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on {listen} for devices: {reason}. "
+        "Stop what does, or set [grpc] listen to another port"
+    )
 
 
 class DeviceService(device_pb2_grpc.DeviceServiceServicer):
@@ -193,18 +211,11 @@ class DeviceServer:
         )
         add_service: Any = device_pb2_grpc.add_DeviceServiceServicer_to_server
         add_service(self.service, self._server)
+        _require_free(self._listen)  # gRPC would log what fails in its own words, and not say why
         try:
             port = self._server.add_insecure_port(str(self._listen))
         except RuntimeError as error:
-            port = 0
-            reason = f": {error}"
-        else:
-            reason = ""
-        if not port:
-            raise ConfigError(
-                f"cannot listen on {self._listen} for devices{reason}. "
-                "Stop what does, or set [grpc] listen to another port"
-            )
+            raise _cannot_listen(self._listen, str(error)) from error
         await self._server.start()
         return Listen(self._listen.host, port)
 

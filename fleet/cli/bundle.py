@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from agent.bundle import Manifest, TensorSpec, manifest_sha256
@@ -20,12 +19,13 @@ from fleet.artifacts.publish import PieceProgress, PublishRequest, publish_folde
 from fleet.cli.client import FleetClient, ServerOption
 from fleet.cli.output import (
     JsonOption,
-    console,
     errors,
     print_json,
     print_table,
     progress_console,
+    say,
 )
+from fleet.cli.rollout_view import when
 from fleet.errors import ConfigError, RefusedError
 from fleet.home import home_of
 
@@ -74,18 +74,15 @@ def build(
             )
             return
         for warning in result.warnings:
-            progress_console.print(
-                f"warning: {warning}", style="yellow", markup=False, highlight=False
-            )
-        console.print(
+            say(f"warning: {warning}", style="yellow", stream=progress_console)
+        say(
             f"Built {result.manifest.path} in {result.path}: {_size(result.manifest.size_bytes)}, "
-            f"{len(result.manifest.pieces())} pieces, {len(result.manifest.golden)} golden cases passed",
-            highlight=False,
-            soft_wrap=True,
+            f"{_count(len(result.manifest.pieces()), 'piece')}, "
+            f"{_count(len(result.manifest.golden), 'golden case')} passed"
         )
-        console.print(_measured(result.measures), highlight=False, soft_wrap=True)
-        console.print(f"sha256 {result.manifest_sha256}", highlight=False, soft_wrap=True)
-        console.print(f"Next: fleet bundle publish {result.path}", highlight=False, soft_wrap=True)
+        say(_measured(result.measures))
+        say(f"sha256 {result.manifest_sha256}")
+        say(f"Next: fleet bundle publish {result.path}")
 
 
 @app.command()
@@ -99,8 +96,8 @@ def inspect(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
             body["size_bytes"] = manifest.size_bytes
             print_json(body)
             return
-        console.print(f"[bold]{manifest.path}[/bold]", highlight=False, soft_wrap=True)
-        console.print(f"sha256 {manifest_sha256(raw)}", highlight=False, soft_wrap=True)
+        say(manifest.path, style="bold")
+        say(f"sha256 {manifest_sha256(raw)}")
         _show(manifest)
 
 
@@ -119,13 +116,11 @@ def verify(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
         if as_json:
             print_json({"bundle": manifest.path, "ok": True, "measures": dict(report.measures)})
             return
-        console.print(
-            f"{manifest.path}: {len(manifest.files)} files have their digests, "
-            f"{len(manifest.golden)} golden cases passed",
-            highlight=False,
-            soft_wrap=True,
+        say(
+            f"{manifest.path}: {_count(len(manifest.files), 'file')} with the right digests, "
+            f"{_count(len(manifest.golden), 'golden case')} passed"
         )
-        console.print(_measured(report.measures), highlight=False, soft_wrap=True)
+        say(_measured(report.measures))
 
 
 @app.command()
@@ -161,13 +156,11 @@ def publish(
             print_json(asdict(done))
             return
         said = "Published" if done.changed else "Was published before:"
-        console.print(
-            f"{said} {done.path} as release {done.release}; sent {done.sent_pieces} pieces, "
-            f"{_size(done.sent_bytes)} of {_size(done.size_bytes)}",
-            highlight=False,
-            soft_wrap=True,
+        say(
+            f"{said} {done.path} as release {done.release}; sent {_count(done.sent_pieces, 'piece')}, "
+            f"{_size(done.sent_bytes)} of {_size(done.size_bytes)}"
         )
-        console.print(f"Next: fleet rollout start {done.path}", highlight=False, soft_wrap=True)
+        say(f"Next: fleet rollout start {done.path}")
 
 
 @app.command(name="list")
@@ -186,7 +179,7 @@ def list_bundles(server: str = ServerOption, as_json: bool = JsonOption) -> None
                     row["path"],
                     row["release"],
                     _size(row["size_bytes"]),
-                    _when(row["published_s"]),
+                    when(row["published_s"]),
                 )
                 for row in bundles
             ],
@@ -198,12 +191,12 @@ def list_bundles(server: str = ServerOption, as_json: bool = JsonOption) -> None
 
 
 def _show(manifest: Manifest) -> None:
-    _table(
+    print_table(
         f"Files, {_size(manifest.size_bytes)}",
         ("file", "size", "pieces", "sha256"),
         [(f.name, _size(f.size), len(f.pieces), f.sha256[:12]) for f in manifest.files],
     )
-    _table(
+    print_table(
         "Stages",
         ("stage", "file", "takes", "makes"),
         [
@@ -216,13 +209,13 @@ def _show(manifest: Manifest) -> None:
             for stage in manifest.stages
         ],
     )
-    _table(
+    print_table(
         "Contract",
         ("", "tensor", "type", "shape", "range", "labels"),
         [_spec_row("input", spec) for spec in manifest.inputs]
         + [_spec_row("output", spec) for spec in manifest.outputs],
     )
-    _table(
+    print_table(
         "Golden cases",
         ("case", "inputs", "outputs"),
         [
@@ -234,19 +227,14 @@ def _show(manifest: Manifest) -> None:
             for case in manifest.golden
         ],
     )
-    _table("Objectives", ("objective", "value"), list(asdict(manifest.objectives).items()))
+    print_table("Objectives", ("objective", "value"), list(asdict(manifest.objectives).items()))
     requires = {
         key: ", ".join(value) if isinstance(value, tuple) else value
         for key, value in asdict(manifest.requirements).items()
     }
-    _table("Requirements", ("of", "value"), [(k, v or "any") for k, v in requires.items()])
+    print_table("Requirements", ("of", "value"), [(k, v or "any") for k, v in requires.items()])
     if manifest.parameters:
-        _table("Parameters", ("parameter", "value"), list(manifest.parameters.items()))
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table of what a bundle says of itself: shown as it is, never taken for markup."""
-    print_table(title, columns, [[escape(str(cell)) for cell in row] for row in rows])
+        print_table("Parameters", ("parameter", "value"), list(manifest.parameters.items()))
 
 
 def _pair(source: str, target: str) -> str:
@@ -280,16 +268,16 @@ def _measured(measures: Any) -> str:
     )
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _size(size_bytes: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if size_bytes < 1024:
             return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} GiB"
-
-
-def _when(at_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
 def _now_s() -> int:

@@ -7,6 +7,7 @@ until the API has accounts, the client speaks to this machine only.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ __all__ = ["DEFAULT_SERVER", "FleetClient", "ServerOption", "server_address"]
 DEFAULT_SERVER: Final = "http://127.0.0.1:8470"
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
+_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")  # of interest to nobody who reads a sentence
 MAX_MESSAGE_CHARS: Final = 4000  # of an error the server sends: it is printed, so it is bounded
 
 _BY_STATUS: Final[Mapping[int, type[FleetError]]] = {
@@ -125,7 +127,7 @@ class FleetClient:
             ) from error
         except httpx.ConnectError as error:
             raise ServerError(
-                f"no fleet manager at {self.server} ({error}): is `fleet serve` running? "
+                f"no fleet manager at {self.server} ({_ERRNO.sub('', str(error))}): is `fleet serve` running? "
                 "Start it, or say where it is with --server"
             ) from error
         except httpx.HTTPError as error:

@@ -72,16 +72,20 @@ def _print(result: DemoResult) -> None:
             for one in result.rollouts
         ],
     )
-    for one in result.rollouts:
-        console.print(f"{one.id} {one.reason}", markup=False, highlight=False)
+    console.print(
+        f"{result.rollouts[-1].id} {result.rollouts[-1].reason}", markup=False, highlight=False
+    )
     print_table(
         f"\nRequests: {result.requests:,}, failed: {result.failed_requests}",
-        ("", "requests", "accuracy", "p50 ms", "p99 ms"),
+        ("", "requests", "accuracy", "on all test images", "p50 ms", "p99 ms"),
         [
-            (name, one.requests, _percent(one.accuracy), one.p50_ms, one.p99_ms)
-            for name, one in (
-                *((f"version {version}", one) for version, one in result.versions.items()),
-                *((f"{span} the broken rollout", one) for span, one in result.spans.items()),
+            (name, one.requests, _percent(one.accuracy), known, one.p50_ms, one.p99_ms)
+            for name, known, one in (
+                *(
+                    (f"version {version}", _percent(result.offline_accuracy[version]), one)
+                    for version, one in result.versions.items()
+                ),
+                *((f"{span} the broken rollout", "", one) for span, one in result.spans.items()),
             )
         ],
     )

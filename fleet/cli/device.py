@@ -7,7 +7,7 @@ import typer
 
 from fleet.cli.client import FleetClient, ServerOption
 from fleet.cli.output import JsonOption, console, errors, print_json, print_table
-from fleet.cli.rollout_view import ago, share, when
+from fleet.cli.rollout_view import ago, share, when, when_short
 
 __all__ = ["app"]
 
@@ -46,9 +46,11 @@ def list_devices(
         return
     print_table(
         "Devices",
-        ("id", "class", "hardware", "labels", "serves", "connected", "last heard of"),
+        ("id", "class", "hardware", "labels", "serves", "connected", "heard of"),
         [_row(device, now_s) for device in found],
         empty="none; start one with `fleet-agent run --config FILE`",
+        drop=("hardware", "class", "labels"),
+        whole=("id", "serves", "heard of"),
     )
 
 
@@ -125,12 +127,12 @@ def _print_models(models: Sequence[dict[str, Any]]) -> None:
 
 def _print_events(events: Sequence[dict[str, Any]]) -> None:
     rows = [
-        (when(one["at_ms"] / 1000), one["rollout_id"], one["bundle"], one["phase"], one["outcome"],
+        (when_short(one["at_ms"] / 1000), one["rollout_id"], one["bundle"], one["phase"], one["outcome"],
          one["reason"] or one["reason_code"])
         for one in events[:SHOWN]
     ]  # fmt: skip
     columns = ("when", "rollout", "bundle", "phase", "outcome", "reason")
-    print_table("Last deployment steps", columns, rows)
+    print_table("Last deployment steps", columns, rows, drop=("bundle",), whole=("when",))
 
 
 def _print_windows(windows: Sequence[dict[str, Any]]) -> None:
@@ -144,10 +146,9 @@ def _print_windows(windows: Sequence[dict[str, Any]]) -> None:
         span_s = (one["end_ms"] - one["start_ms"]) / 1000
         rows.append(
             (
-                when(one["end_ms"] / 1000),
-                one["model"],
-                one["version"],
-                f"{span_s:g}",
+                when_short(one["end_ms"] / 1000),
+                f"{one['model']} {one['version']}",
+                f"{span_s:.0f}",
                 requests,
                 *rates,
                 _feedback(one),
@@ -155,8 +156,7 @@ def _print_windows(windows: Sequence[dict[str, Any]]) -> None:
         )
     columns = (
         "until",
-        "model",
-        "version",
+        "served",
         "seconds",
         "requests",
         "errors",
@@ -164,7 +164,7 @@ def _print_windows(windows: Sequence[dict[str, Any]]) -> None:
         "outside contract",
         "feedback",
     )
-    print_table("Last windows", columns, rows)
+    print_table("Last windows", columns, rows, drop=("seconds",), whole=("until", "served"))
     notices = dict.fromkeys(text for one in windows[:SHOWN] for text in one["notices"])
     if notices:
         print_table("Notices", ("on the device",), [(text,) for text in notices])

@@ -29,13 +29,18 @@ def init(
         if as_json:
             print_json({"home": str(home.path), "name": name, "root": str(home.root)})
             return
-        console.print(f"Fleet [bold]{name}[/bold] is ready in {home.path}", highlight=False)
+        console.print(
+            f"Fleet [bold]{name}[/bold] is ready in {home.path}",
+            highlight=False,
+            soft_wrap=not console.is_terminal,
+        )
         console.print(
             f"  {home.config.name:<12} configuration, documented\n"
             f"  {'keys/':<12} signing keys: keep root, targets and release away from the server\n"
             f"  {home.root.name:<12} what a device is given to trust this fleet\n"
             f"Start it: fleet serve --home {home.path}",
             highlight=False,
+            soft_wrap=not console.is_terminal,
         )
 
 

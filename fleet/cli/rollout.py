@@ -21,6 +21,7 @@ from fleet.cli.output import (
     print_json,
     print_table,
     progress_console,
+    say,
 )
 from fleet.cli.spec_input import asked_spec
 from fleet.errors import RequestError, ServerError
@@ -134,7 +135,7 @@ def start(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         spec = asked_spec(bundle, file, (stage, select, guard), install_deadline)
         started = client.post_json(f"/v1/rollouts?force={'true' if force else 'false'}", spec)
         if not as_json:
-            _say(f"{started['id']}: {started['bundle']} {started['reason']}")
+            say(f"{started['id']}: {started['bundle']} {started['reason']}")
         if follow:
             _watch(client, started["id"], 0.0, 1.0, as_json)
     if as_json:
@@ -161,6 +162,8 @@ def list_rollouts(
         ("id", "bundle", "state", "stage", "started", "reason"),
         [view.list_row(rollout) for rollout in found["rollouts"]],
         empty="none; start one with `fleet rollout start BUNDLE`",
+        drop=("started", "stage"),
+        whole=("state", "started", "stage"),
     )
 
 
@@ -213,6 +216,8 @@ def audit(
         "Decisions",
         ("when", "who", "what", "stage", "verdict", "reason"),
         [view.entry_row(entry) for entry in reversed(found["decisions"])],
+        drop=("verdict", "stage"),
+        whole=("when",),
     )
 
 
@@ -266,7 +271,7 @@ def _change(rollout: str, event: str, reason: str, server: str, as_json: bool) -
     if as_json:
         print_json(changed)
     else:
-        _say(f"{changed['id']}: {changed['reason']}")
+        say(f"{changed['id']}: {changed['reason']}")
 
 
 def _watch(
@@ -278,7 +283,8 @@ def _watch(
     began = time.monotonic()
     with view.follower(quiet=as_json) as show:
         found = client.get_json(f"/v1/rollouts/{rollout}")
-        heard = began
+        heard, is_gone = began, False
+        away = console if console.is_terminal else progress_console  # beside the live view
         while True:
             show(found)
             now = time.monotonic()
@@ -287,11 +293,13 @@ def _watch(
             time.sleep(min(every_s, timeout_s) if timeout_s else every_s)
             try:
                 found = client.get_json(f"/v1/rollouts/{found['id']}")
-                heard = time.monotonic()
+                heard, is_gone = time.monotonic(), False
             except ServerError as error:
                 if time.monotonic() - heard > SERVER_GONE_S:
                     raise
-                progress_console.print(f"{error}", style="yellow", markup=False, highlight=False)
+                if not is_gone:
+                    say(f"{error} (still trying)", style="yellow", stream=away)
+                is_gone = True
     _end(found, timeout_s, as_json)
 
 
@@ -300,12 +308,8 @@ def _end(found: dict[str, Any], timeout_s: float, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif code is ExitCode.HOLDING:
-        _say(f"{found['id']} is still {found['state']} after {timeout_s:g} s: {found['reason']}")
-    else:
-        _say(f"{found['id']}: {found['reason']}")
+        say(f"{found['id']} is still {found['state']} after {timeout_s:g} s: {found['reason']}")
+    else:  # the last view, which stays on a terminal, has the whole of it
+        reason = found["reason"]
+        say(f"{found['id']}: {reason.partition('; ')[0] if console.is_terminal else reason}")
     raise typer.Exit(int(code))
-
-
-def _say(text: str) -> None:
-    """One line, not wrapped: it is searched for and cut by other programs."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

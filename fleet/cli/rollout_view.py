@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fleet.cli.output import console, print_table
+from fleet.cli.output import console, print_table, say
 
 __all__ = [
     "ago",
@@ -22,6 +22,7 @@ __all__ = [
     "share",
     "status_view",
     "when",
+    "when_short",
 ]
 
 _STATE_STYLE: Final = {
@@ -36,6 +37,11 @@ _STATE_STYLE: Final = {
 def when(at_s: float) -> str:
     """Server time, UTC, for people."""
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def when_short(at_s: float) -> str:
+    """The same without the year, for long tables."""
+    return when(at_s)[5:]
 
 
 def seconds(span_s: float) -> str:
@@ -67,13 +73,13 @@ def list_row(rollout: dict[str, Any]) -> tuple[object, ...]:
         rollout["state"].replace("_", " "),
         f"{rollout['stage'] + 1} of {rollout['stages']} ({rollout['percent_bp'] / 100:g} %)",
         when(rollout["created_s"]),
-        rollout["reason"],
+        rollout["reason"].partition("; ")[0],  # `rollout status` tells the rest
     )
 
 
 def entry_row(entry: dict[str, Any]) -> tuple[object, ...]:
     return (
-        when(entry["at_s"]),
+        when_short(entry["at_s"]),
         entry["actor"],
         entry["action"],
         entry["stage"] + 1,
@@ -86,12 +92,9 @@ def print_plan(plan: dict[str, Any]) -> None:
     """Stages with their devices, and what stands in the way."""
     spec = plan["spec"]
     selector = ", ".join(f"{key}={value}" for key, value in spec["selector"].items())
-    console.print(
+    say(
         f"{spec['bundle']} to {plan['matching']} devices ({plan['reachable']} reachable now"
-        f"{', with ' + selector if selector else ''}), at least {seconds(plan['shortest_s'])}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"{', with ' + selector if selector else ''}), at least {seconds(plan['shortest_s'])}"
     )
     rows = []
     for number, stage in enumerate(plan["stages"], 1):
@@ -108,9 +111,9 @@ def print_plan(plan: dict[str, Any]) -> None:
         )
     print_table("Stages", ("stage", "share", "bakes", "devices", "new in it"), rows)
     for text in plan["warnings"]:
-        console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        say(f"warning: {text}", style="yellow")
     for text in plan["problems"]:
-        console.print(f"problem: {text}", style="red", markup=False, soft_wrap=True)
+        say(f"problem: {text}", style="red")
 
 
 def status_view(found: dict[str, Any]) -> RenderableType:
@@ -121,50 +124,79 @@ def status_view(found: dict[str, Any]) -> RenderableType:
         (state.replace("_", " "), _STATE_STYLE.get(state, "")),
         f"  {found['bundle']}  started {ago(found['created_s'], found['now_s'])}",
     )
-    parts: list[RenderableType] = [head, Text(found["reason"]), _stages(found), _arms(found)]
+    parts: list[RenderableType] = [head, Text(found["reason"]), _stages(found), *_arms(found)]
     if found["failed_devices"]:
-        parts.append(_failed(found["failed_devices"]))
+        is_back = state == "rolled_back"
+        parts.append(
+            _failed(
+                found["failed_devices"],
+                "Devices that failed or went back" if is_back else "Failed devices",
+            )
+        )
     return Group(*parts)
 
 
-def _stages(found: dict[str, Any]) -> Table:
-    table = Table("stage", "share", "bakes", "state", title="Stages", title_justify="left")
+def _stages(found: dict[str, Any]) -> Text:
+    """All stages in a line or two: on a small terminal the arms below matter more."""
+    line = Text("stages: ")
     for stage in found["stage_list"]:
         state = stage["state"].replace("_", " ")
-        if stage["state"] == "current":
-            state += f", since {seconds(max(0, int(found['now_s'] - found['stage_started_s'])))}"
-        table.add_row(
-            str(stage["stage"] + 1),
-            f"{stage['percent_bp'] / 100:g} %",
-            seconds(stage["bake_s"]),
-            state,
-            style="bold" if stage["state"] == "current" else "",
-        )
-    return table
+        is_current = stage["state"] == "current"
+        if is_current:
+            state += f" since {seconds(max(0, int(found['now_s'] - found['stage_started_s'])))}"
+        text = f"{stage['percent_bp'] / 100:g} % for {seconds(stage['bake_s'])} ({state})"
+        line.append(" → " if stage["stage"] else "")
+        line.append(text, style="bold" if is_current else "")
+    return line
 
 
-def _arms(found: dict[str, Any]) -> Table:
-    columns = ("", "targeted", "reachable", "installed", "reported", "failed", "requests")
-    rates = ("errors", "over objective", "outside contract")
-    table = Table(*columns, *rates, title="Devices, since the stage began", title_justify="left")
+_DEVICES: Final = ("targeted", "reachable", "installed", "reported", "failed")
+_RATES: Final = {
+    "errors": "error_rate",
+    "over objective": "over_latency_rate",
+    "outside contract": "output_violation_rate",
+}
+ONE_TABLE_WIDTH: Final = 132  # columns from which on devices and requests fit side by side
+
+
+def _arms(found: dict[str, Any]) -> list[Table]:
+    """Canary and control: one table where it fits, else one of devices and one of requests."""
+    devices: list[tuple[str, ...]] = []
+    requests: list[tuple[str, ...]] = []
     for name in ("canary", "control"):
         arm = found["arms"][name]
-        counts = ("targeted", "reachable", "installed", "reported", "failed", "requests")
-        table.add_row(
-            name,
-            *(str(arm.get(count, "–")) for count in counts),
-            share(arm["error_rate"]),
-            share(arm["over_latency_rate"]),
-            share(arm["output_violation_rate"]),
-        )
+        devices.append((name, *(str(arm.get(count, "–")) for count in _DEVICES)))
+        rates = (share(arm[key]) for key in _RATES.values())
+        requests.append((str(arm.get("requests", "–")), *rates))
+    title, counts, rates_of = (
+        "Devices, since the stage began",
+        ("", *_DEVICES),
+        ("requests", *_RATES),
+    )
+    if console.width >= ONE_TABLE_WIDTH:
+        both = [one + other for one, other in zip(devices, requests, strict=True)]
+        return [_figures(title, (*counts, *rates_of), both)]
+    named = [(one[0], *other) for one, other in zip(devices, requests, strict=True)]
+    return [
+        _figures(title, counts, devices),
+        _figures("Requests, since the stage began", ("", *rates_of), named),
+    ]
+
+
+def _figures(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 MAX_FAILED_SHOWN: Final = 10
 
 
-def _failed(devices: list[dict[str, str]]) -> Table:
-    table = Table("device", "how", "reason", title="Failed devices", title_justify="left")
+def _failed(devices: list[dict[str, str]], title: str) -> Table:
+    table = Table("device", "how", "reason", title=title, title_justify="left")
     for device in devices[:MAX_FAILED_SHOWN]:
         table.add_row(
             Text(device["device_id"]),

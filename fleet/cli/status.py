@@ -36,11 +36,21 @@ def status(server: str = ServerOption, as_json: bool = JsonOption) -> None:
     print_table("Fleet", ("", ""), rows)
     if active:
         columns = ("id", "bundle", "state", "stage", "started", "reason")
-        print_table("Under way", columns, [list_row(rollout) for rollout in active])
+        print_table(
+            "Under way",
+            columns,
+            [list_row(rollout) for rollout in active],
+            drop=("started", "stage"),
+            whole=("state", "started", "stage"),
+        )
     else:
         console.print("no rollout is under way", highlight=False)
 
 
 def _line(facts: dict[str, Any]) -> str:
     said = {name: value for name, value in facts.items() if value not in ({}, "", None)}
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+    words = {True: "yes", False: "no"}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
+        for name, value in said.items()
+    )

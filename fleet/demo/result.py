@@ -29,6 +29,7 @@ class DemoResult:
 
     rollouts: tuple[RolloutResult, ...]
     versions: dict[str, Score]
+    offline_accuracy: dict[str, float]
     spans: dict[str, Score]
     requests: int
     failed_requests: int
@@ -62,6 +63,7 @@ class DemoResult:
             "exposed_devices": self.rollouts[2].exposed_devices,
             "fleet_size": self.fleet_size,
             "accuracy": {version: one.accuracy for version, one in self.versions.items()},
+            "accuracy_on_test_images": self.offline_accuracy,
             "accuracy_over_time": {span: one.accuracy for span, one in self.spans.items()},
             "latency_ms": {
                 version: {"p50": one.p50_ms, "p99": one.p99_ms}
@@ -83,7 +85,12 @@ class DemoResult:
 
 
 def summarise(
-    rollouts: Sequence[RolloutResult], traffic: Traffic, *, fleet_size: int, duration_s: float
+    rollouts: Sequence[RolloutResult],
+    traffic: Traffic,
+    offline_accuracy: dict[str, float],
+    *,
+    fleet_size: int,
+    duration_s: float,
 ) -> DemoResult:
     """Put the samples of the clients and the ends of the rollouts together."""
     samples = list(traffic.samples)
@@ -98,10 +105,9 @@ def summarise(
             one.version: score([sample for sample in samples if sample.version == one.version])
             for one in rollouts
         },
+        offline_accuracy=offline_accuracy,
         spans={
-            "before": score(
-                between(rollouts[-2].settled_s, broken.began_s) or _last(samples, broken.began_s)
-            ),
+            "before": score(between(rollouts[-2].ended_s, broken.began_s)),
             "during": score(between(broken.began_s, broken.ended_s)),
             "after": score(between(broken.ended_s, float("inf"))),
         },
@@ -111,8 +117,3 @@ def summarise(
         fleet_size=fleet_size,
         duration_s=duration_s,
     )
-
-
-def _last(samples: Sequence[Sample], before_s: float, count: int = 200) -> list[Sample]:
-    """The newest ``count`` samples before a time."""
-    return [sample for sample in samples if sample.at_s < before_s][-count:]

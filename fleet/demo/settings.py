@@ -14,7 +14,7 @@ class DemoOptions:
 
     devices: int = 200
     agents: int = 3
-    requests_per_s: float = 20.0
+    requests_per_s: float = 40.0
     bake_s: float = 6.0
     steady_s: float = 4.0
     folder: Path | None = None

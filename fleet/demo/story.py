@@ -55,6 +55,8 @@ class Built:
     folder: Path
     manifest_sha256: str
     note: str
+    offline_accuracy: float
+    violation_rate: float
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class Story:
             split = load_split()
             built = self._build(folder, split)
             client = stack.enter_context(self._start_fleet(folder, processes))
-            devices = self._start_devices(folder, processes, built, split)
+            devices = self._start_devices(folder, processes, built)
             traffic = Traffic(split, self.options.requests_per_s)
             stack.callback(traffic.stop)
             traffic.start(devices)
@@ -94,7 +96,11 @@ class Story:
             processes.check()
             fleet_size = len(client.get_json("/v1/devices")["devices"])
             return summarise(
-                rollouts, traffic, fleet_size=fleet_size, duration_s=time.monotonic() - started
+                rollouts,
+                traffic,
+                {one.version: one.offline_accuracy for one in built},
+                fleet_size=fleet_size,
+                duration_s=time.monotonic() - started,
             )
 
     def _build(self, folder: Path, split: DigitsSplit) -> list[Built]:
@@ -104,8 +110,11 @@ class Story:
             project = write_project(folder / "projects" / version, version, variant, split)
             out = folder / "bundles" / version
             answer = run_fleet("bundle", "build", str(project), "--out", str(out))
-            built.append(Built(version, out, str(answer["manifest_sha256"]), note))
-            self.say.line(f"digits {version}: {note}")
+            accuracy, violations = on_test_images(out, split)
+            built.append(
+                Built(version, out, str(answer["manifest_sha256"]), note, accuracy, violations)
+            )
+            self.say.line(f"digits {version}: {note}; {accuracy:.1%} right on the test images")
         return built
 
     def _start_fleet(self, folder: Path, processes: Processes) -> FleetClient:
@@ -121,7 +130,7 @@ class Story:
         return FleetClient(str(running["http"]))
 
     def _start_devices(
-        self, folder: Path, processes: Processes, built: Sequence[Built], split: DigitsSplit
+        self, folder: Path, processes: Processes, built: Sequence[Built]
     ) -> dict[str, str]:
         """Start agents and simulator; returns the real devices, id -> address of the model server."""
         options = self.options
@@ -137,10 +146,10 @@ class Story:
             config.write_text(agent_toml(name, folder, home, running, address), encoding="utf-8")
             processes.start_agent(name, "run", "--config", str(config))
             addresses[name] = address
-        broken = violation_rate(built[-1], split)
         scenario = folder / "scenario.toml"
         scenario.write_text(
-            scenario_toml(options.devices, built[-1].version, broken), encoding="utf-8"
+            scenario_toml(options.devices, built[-1].version, built[-1].violation_rate),
+            encoding="utf-8",
         )
         processes.start_simulator("fleet-sim", "run", str(scenario), "--home", str(home))
         self.say.line(f"real: {', '.join(addresses)}")
@@ -219,7 +228,7 @@ class Story:
         ended = time.monotonic()
         self._settle(client, processes, rollout_id, str(state["state"]))
         exposed = [row for row in deployments(client, rollout_id) if served(row)]
-        self.say.line(f"{state['state']} after {ended - began:.0f} s: {state['reason']}")
+        self.say.line(f"after {ended - began:.0f} s {state['reason']}")
         return RolloutResult(
             id=rollout_id,
             version=bundle.version,
@@ -288,15 +297,17 @@ def served(row: Mapping[str, Any]) -> bool:
     )
 
 
-def violation_rate(built: Built, split: DigitsSplit, images: int = 200) -> float:
-    """Share of real images on which a bundle's outputs leave its own contract, measured here and now."""
+def on_test_images(folder: Path, split: DigitsSplit) -> tuple[float, float]:
+    """Accuracy of a bundle on every test image, and the share of them on which its outputs leave its own contract."""
     from agent.runtime.contract import check_outputs
     from agent.runtime.pipeline import Pipeline
 
-    manifest, _ = read_bundle(built.folder)
-    pipeline = Pipeline.load(built.folder, manifest)
-    outside = sum(
-        check_outputs(manifest.outputs, pipeline.run({"image": image[None]})).violations > 0
-        for image in split.test_images[:images]
-    )
-    return round(outside / images, 3)
+    manifest, _ = read_bundle(folder)
+    pipeline = Pipeline.load(folder, manifest)
+    right = outside = 0
+    for image, label in zip(split.test_images, split.test_labels, strict=True):
+        outputs = pipeline.run({"image": image[None]})
+        right += int(outputs["label"][0]) == int(label)
+        outside += check_outputs(manifest.outputs, outputs).violations > 0
+    count = len(split.test_labels)
+    return round(right / count, 4), round(outside / count, 3)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from fleet.errors import FleetError, ServerError
 from fleet.monitor.record import Recorded, record
-from fleet.monitor.reports import DEVICE_ID, ParsedReport, ReportRefusedError, parse_report
+from fleet.monitor.reports import DEVICE_ID, Kind, ParsedReport, ReportRefusedError, parse_report
 from fleet.registry.devices import register, set_online
 from fleet.registry.presence import Presence, Way
 from fleet.store.writer import Writer
@@ -151,6 +151,7 @@ class Ingest:
         else:
             self._count(recorded)
             _settle(items, None)
+            _log_failures(items)
 
     def _count(self, recorded: Recorded) -> None:
         counters = self.counters
@@ -168,6 +169,21 @@ def _store(connection: Connection, items: list[_Item], now_s: float) -> Recorded
     for device_id, online in states.items():
         set_online(connection, device_id, online)
     return recorded
+
+
+def _log_failures(items: list[_Item]) -> None:
+    """One line for each device that refused or put back a bundle."""
+    for item in items:
+        for report in item.reports:
+            row = report.row
+            if report.kind is Kind.EVENT and row["outcome"] in ("refused", "reverted"):
+                ids = {"device": report.device_id, "rollout": row["rollout_id"]}
+                ids |= {"model": row["model"], "bundle": row["bundle"]}
+                _LOG.info(
+                    "device %s %s %s (%s): %s",
+                    report.device_id, row["outcome"], row["bundle"], row["reason_code"],
+                    row["reason"], extra=ids,
+                )  # fmt: skip
 
 
 def _settle(items: list[_Item], error: FleetError | None) -> None:

@@ -159,7 +159,8 @@ class Executor:
                 self._hold(connection, rollout, action)
                 return
             records.apply_change(connection, rollout, self._change(event, action))
-        log.info("rollout %s: %s", rollout.id, action.reason, extra={"rollout": rollout.id})
+        ids = {"rollout": rollout.id, "model": rollout.model, "bundle": rollout.bundle}
+        log.info("rollout %s: %s", rollout.id, action.reason, extra=ids)
 
     def _change(self, event: Event, action: Action) -> records.Change:
         return records.Change(

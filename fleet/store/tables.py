@@ -87,6 +87,7 @@ windows = Table(  # telemetry; (device, boot, seq) makes it idempotent
     Column("received_s", Float, nullable=False),
     Index("windows_by_bundle", "manifest_sha256", "end_ms"),
     Index("windows_by_device", "device_id", "end_ms"),
+    Index("windows_by_arrival", "received_s"),
 )
 
 deployment_events = Table(  # every step every device reported
@@ -112,6 +113,7 @@ deployment_events = Table(  # every step every device reported
     Column("at_ms", BigInteger, nullable=False),
     Column("received_s", Float, nullable=False),
     Index("deployment_events_by_rollout", "rollout_id", "device_id"),
+    Index("deployment_events_by_arrival", "received_s"),
 )
 
 deployments = Table(  # the newest known step of each device in each rollout

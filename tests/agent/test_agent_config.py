@@ -53,7 +53,9 @@ def test_the_example_is_a_configuration_and_names_every_key(tmp_path):
     )
     full = full.replace("labels = { site", "# labels = { site")
     assert load(tmp_path, full) == load(tmp_path, text)
-    assert {"device", "fleet", "serving", "telemetry", "update", "health", "log"} == set(tomllib.loads(text))
+    assert {"device", "fleet", "serving", "telemetry", "update", "health", "log"} == set(
+        tomllib.loads(text)
+    )
 
 
 @pytest.mark.parametrize(

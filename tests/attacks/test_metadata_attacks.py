@@ -227,7 +227,9 @@ def test_every_byte_of_the_pack_is_covered(fleet: SignedFleet, device: Reader) -
         altered = bytearray(plain)
         altered[place] ^= 0x01
         try:
-            state = device.refresh(fleet.offered(), gzip.compress(bytes(altered)), fleet.now_s)
+            state = device.refresh(
+                fleet.offered(), gzip.compress(bytes(altered), mtime=0), fleet.now_s
+            )
         except RefusedMetadataError:
             continue
         assert directives(state) == directives(honest)
@@ -281,7 +283,7 @@ def test_pack_larger_than_allowed(fleet: SignedFleet, device: Reader) -> None:
 
 
 def test_gzip_bomb(fleet: SignedFleet, device: Reader) -> None:
-    bomb = gzip.compress(bytes(40 * 1024 * 1024))
+    bomb = gzip.compress(bytes(40 * 1024 * 1024), mtime=0)
     assert len(bomb) < LIMITS.pack_bytes
     assert type(refused(device, fleet.offered(), bomb, fleet.now_s)) is PackTooLargeError
 
@@ -307,10 +309,10 @@ def test_root_chain_without_end(fleet: SignedFleet) -> None:
     [
         b"",
         b"not gzip",
-        gzip.compress(b"\xff\xff"),
-        gzip.compress(b"")[:-4],
-        gzip.compress(b"") + b"tail",
-        gzip.compress(b"") + gzip.compress(b""),
+        gzip.compress(b"\xff\xff", mtime=0),
+        gzip.compress(b"", mtime=0)[:-4],
+        gzip.compress(b"", mtime=0) + b"tail",
+        gzip.compress(b"", mtime=0) + gzip.compress(b"", mtime=0),
         encode_pack({"../../etc/passwd": b""}),
         encode_pack({"/timestamp.json": b""}),
         encode_pack({".json": b""}),
@@ -323,7 +325,7 @@ def test_pack_that_is_none(fleet: SignedFleet, device: Reader, payload: bytes) -
 def test_pack_with_a_name_twice(fleet: SignedFleet, device: Reader) -> None:
     twice = gzip.decompress(encode_pack({"timestamp.json": b"1"})) * 2
     assert (
-        type(refused(device, fleet.offered(), gzip.compress(twice), fleet.now_s))
+        type(refused(device, fleet.offered(), gzip.compress(twice, mtime=0), fleet.now_s))
         is PackMalformedError
     )
 

@@ -1,7 +1,10 @@
 """Absolute guards: conditions on the cohort alone, against limits the operator set.
 
 Rules kept here: too little data is HOLD, never PASS and never FAIL; a rate is judged only above a
-stated number of devices and requests; each reason says the number found and the number needed.
+stated number of devices and requests; each reason says the number found and the number needed; a
+rate above its limit is FAIL once the count is implausible under the limit (exact binomial tail), and
+HOLD while it may be chance. The test takes requests as independent, which those of one device are
+not: it keeps a handful of errors from deciding, and is no substitute for the statistical gate.
 """
 
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from agent.binomial import upper_tail
 from fleet.rollout.gate.door import Finding, Guard, Verdict
 from fleet.rollout.snapshot import Served, Snapshot, Standing, Tally
 from fleet.rollout.spec import MIN_COVERAGE, Guards
@@ -22,6 +26,8 @@ __all__ = [
     "SilenceGuard",
     "guards_for",
 ]
+
+IMPLAUSIBLE: Final = 0.001  # chance of such a count, or a larger one, under the limit
 
 
 def guards_for(limits: Guards) -> tuple[Guard, ...]:
@@ -53,7 +59,11 @@ def _rates(limits: Guards) -> dict[str, tuple[str, Callable[[Served], int], floa
 
 @dataclass(frozen=True, slots=True)
 class InstallGuard:
-    """Devices that refused, reverted, stuck or fell silent, as a share of those that finished."""
+    """Devices that refused, reverted, stuck or fell silent, as a share of those that have begun.
+
+    Of those that have begun, not of those that have finished: a refusal takes seconds and a commit a
+    whole probation, so among the first to finish are mostly failures.
+    """
 
     limit: float
     min_installs: int
@@ -72,16 +82,23 @@ class InstallGuard:
         }
         # So many have failed that the limit is broken even if every other device succeeds.
         certain = failed > self.limit * max(tally.reachable, finished)
-        judged = finished >= needed
-        if failed and (certain or (judged and failed > self.limit * finished)):
+        begun = max(finished, tally.reachable - tally.of(Standing.WAITING))
+        implausible = begun >= needed and upper_tail(failed, begun, self.limit) <= IMPLAUSIBLE
+        if failed and (certain or implausible):
             why = ", ".join(f"{count} {cause}" for cause, count in sorted(tally.failures.items()))
             reason = (
-                f"{failed} of {finished} canary devices that finished have failed "
-                f"({_share(failed, finished)}; the limit is {_percent(self.limit)}): {why}"
+                f"{failed} of {begun} canary devices that have begun failed "
+                f"({_share(failed, begun)}; the limit is {_percent(self.limit)}): {why}"
             )
             return Finding(self.name, Verdict.FAIL, reason, evidence)
-        if not judged:
+        if finished < needed:
             reason = f"{finished} of the {needed} installs needed for a failure rate have finished"
+            return Finding(self.name, Verdict.HOLD, reason, evidence)
+        if failed > self.limit * finished:
+            reason = (
+                f"{failed} of the first {finished} installs failed (limit {_percent(self.limit)}); "
+                f"{tally.reachable - finished} devices have not finished"
+            )
             return Finding(self.name, Verdict.HOLD, reason, evidence)
         reason = f"{failed} of {finished} installs failed (limit {_percent(self.limit)})"
         return Finding(self.name, Verdict.PASS, reason, evidence)
@@ -110,7 +127,10 @@ class RateGuard:
         found = f"{self.words} is {_share(bad, requests)} ({bad} of {requests} requests"
         if bad > self.limit * requests:
             reason = f"{found} on {_count(devices, 'device')}); the limit is {_percent(self.limit)}"
-            return Finding(self.name, Verdict.FAIL, reason, evidence)
+            if upper_tail(bad, requests, self.limit) <= IMPLAUSIBLE:
+                return Finding(self.name, Verdict.FAIL, reason, evidence)
+            reason = f"{reason}, which may still be chance: more requests will tell"
+            return Finding(self.name, Verdict.HOLD, reason, evidence)
         return Finding(self.name, Verdict.PASS, f"{found}; limit {_percent(self.limit)})", evidence)
 
 

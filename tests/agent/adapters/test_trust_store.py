@@ -1,8 +1,10 @@
 """The trust store: what was saved is what is loaded, whole, over restarts, crashes and damage."""
 
-import os
+import pickle
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -59,26 +61,36 @@ def test_a_save_that_fails_changes_nothing(path: Path) -> None:
     store.save(SECOND)
 
 
+DIES_INSIDE_A_SAVE = """
+import os, pickle, sys
+from pathlib import Path
+from agent.adapters.trust_store import SqliteTrustStore
+
+path, statement, state = Path(sys.argv[1]), int(sys.argv[2]), pickle.loads(sys.stdin.buffer.read())
+store = SqliteTrustStore(path)
+seen = 0
+
+def die(_text):
+    global seen
+    seen += 1
+    if seen > statement:
+        os._exit(7)
+
+store._db.set_trace_callback(die)
+store.save(state)
+"""
+
+
 @pytest.mark.parametrize("statement", range(1, 9))
 def test_a_crash_at_any_statement_leaves_the_state_before(path: Path, statement: int) -> None:
     """The process dies inside a save: the next one finds the state before it."""
     SqliteTrustStore(path).save(FIRST)
-    child = os.fork()
-    if child == 0:
-        store = SqliteTrustStore(path)
-        seen = 0
-
-        def die(_text: str) -> None:
-            nonlocal seen
-            seen += 1
-            if seen > statement:
-                os._exit(7)
-
-        store._db.set_trace_callback(die)
-        store.save(SECOND)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 7
+    died = subprocess.run(
+        [sys.executable, "-c", DIES_INSIDE_A_SAVE, str(path), str(statement)],
+        input=pickle.dumps(SECOND),
+        check=False,
+    )
+    assert died.returncode == 7
     assert SqliteTrustStore(path).load() == FIRST
 
 

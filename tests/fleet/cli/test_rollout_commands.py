@@ -69,7 +69,7 @@ def test_a_bad_bundle_is_watched_to_its_rollback(fleet: Served) -> None:
     assert {device["standing"] for device in found["failed_devices"]} == {"refused"}
 
     shown = fleet.run("rollout", "status", rollout)
-    assert "Failed devices" in shown.stdout
+    assert "Devices that failed or went back" in shown.stdout
     assert "trial_golden_failed" in shown.stdout
     trail = fleet.run("rollout", "audit", rollout)
     assert trail.exit_code == 0

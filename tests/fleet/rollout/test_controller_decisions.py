@@ -173,14 +173,14 @@ TABLE = [
         "everyone refuses",
         many(10, refused),
         Step.ROLLBACK,
-        "rolled back in stage 1 of 3 (10 %): 10 of 10 canary devices that finished have failed "
+        "rolled back in stage 1 of 3 (10 %): 10 of 10 canary devices that have begun failed "
         "(100 %; the limit is 10 %): 10 refused (trial_golden_failed)",
     ),
     row(
         "so many refuse that the rest cannot make up for it",
         [*many(3, refused), *many(7, waiting, 3)],
         Step.ROLLBACK,
-        "3 of 3 canary devices that finished have failed",
+        "3 of 3 canary devices that have begun failed",
     ),
     row(
         "reverted after serving",
@@ -192,7 +192,7 @@ TABLE = [
         "silent alone",
         [*many(8), *many(2, silent, 8)],
         Step.ROLLBACK,
-        "2 of 10 canary devices that finished have failed (20 %; the limit is 10 %): 2 silent",
+        "2 of 10 canary devices that have begun failed (20 %; the limit is 10 %): 2 silent",
     ),
     row(
         "silent in probation",
@@ -209,10 +209,23 @@ TABLE = [
     ),
     row(
         "errors, before the bake is over",
-        many(10, faulty(failures=6)),
+        many(10, faulty(failures=8)),
         Step.ROLLBACK,
-        "the error rate is 6 % (60 of 1000 requests on 10 devices); the limit is 5 %",
+        "the error rate is 8 % (80 of 1000 requests on 10 devices); the limit is 5 %",
         rollout=rollout(stage_started_s=STARTED_S + 50),
+    ),
+    row(
+        "a rate above its limit by chance",
+        many(10, faulty(failures=6)),
+        Step.HOLD,
+        "the error rate is 6 % (60 of 1000 requests on 10 devices); the limit is 5 %, which may "
+        "still be chance",
+    ),
+    row(
+        "the first to finish are those that fail",
+        [*many(10, refused), *many(190, lambda n: IN_PROBATION, 10)],
+        Step.HOLD,
+        "10 of the first 10 installs failed (limit 10 %); 190 devices have not finished",
     ),
     row(
         "every request fails",
@@ -222,9 +235,9 @@ TABLE = [
     ),
     row(
         "slow",
-        many(10, faulty(over_objective=21)),
+        many(10, faulty(over_objective=26)),
         Step.ROLLBACK,
-        "the share of requests over the latency objective is 21 %",
+        "the share of requests over the latency objective is 26 %",
     ),
     row(
         "outside the contract",

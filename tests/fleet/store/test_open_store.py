@@ -31,7 +31,7 @@ def test_windows_stored_before_there_was_feedback_have_none(tmp_path: Path) -> N
     with store.begin() as connection:
         for name in (*names, "notices"):
             connection.execute(text(f"ALTER TABLE windows DROP COLUMN {name}"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
         connection.execute(
             text(
                 "INSERT INTO windows (device_id, boot_id, seq, model, version, manifest_sha256, rollout_id, start_ms, "
