@@ -122,7 +122,7 @@ class Benchmark:
     def _measure(self, kind: str, workload: Workload, running: Running) -> None:
         plan = self._plan
         time.sleep(IDLE_S)
-        self._facts[kind, workload.name].append((running.pss_bytes(), running.start_s))
+        self._facts[kind, workload.name].append((running.memory_bytes(), running.start_s))
         for way in running.ways:
             for clients in CLIENTS:
                 found = measure(way.target, clients, plan.warm_s, plan.seconds, self._folder)

@@ -142,7 +142,12 @@ def _medium_goals(results: Results) -> Iterator[Goal]:
 def _process_goals(results: Results) -> Iterator[Goal]:
     small = next((model for model, size, _ in results.models if size == "small"), "")
     fact = results.fact("muster", small)
-    yield _at_most("idle model server, small model", fact and fact.idle_pss_mb, 85.0, "MB PSS")
+    yield _at_most(
+        "idle model server, small model, no supervisor to share with",
+        fact and fact.idle_pss_mb,
+        85.0,
+        "MB PSS",
+    )
     yield _at_most("cold start to the first answer", fact and fact.start_s, 1.5, "s")
 
 
@@ -221,7 +226,8 @@ def _process_table(results: Results) -> list[str]:
     lines = [
         "### Memory and start",
         "",
-        "PSS of all processes of the server, idle with one model after its first answers; seconds from the start of "
+        "PSS of all processes of the server as if they were alone on the machine, idle with one "
+        "model after its first answers; seconds from the start of "
         "the process to the first answer over gRPC (MLflow: REST). Muster's is the model server, without its "
         "supervisor: `python -m benchmarks.idle_memory` has both.",
         "",

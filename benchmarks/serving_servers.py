@@ -25,6 +25,7 @@ import numpy as np
 import onnxruntime
 import psutil
 
+from benchmarks.memory import alone_bytes
 from benchmarks.peers.muster_server import REST_FRONT
 from benchmarks.serving_models import OIP_TYPES, VERSION, Workload
 from benchmarks.wire import Target, ask_once
@@ -67,11 +68,11 @@ class Running:
     start_s: float = 0.0
     log: Path = field(default=Path())
 
-    def pss_bytes(self) -> int:
-        """Proportional set size of every process of the server."""
+    def memory_bytes(self) -> float:
+        """PSS of every process of the server, as if they were alone on the machine."""
         roots = [psutil.Process(pid) for pid in self.pids]
         everyone = {p.pid: p for root in roots for p in (root, *root.children(recursive=True))}
-        return sum(int(process.memory_full_info().pss) for process in everyone.values())
+        return sum(alone_bytes(list(everyone)).values())
 
     def stop(self) -> None:
         """End it and what it started."""

@@ -2,7 +2,7 @@
 
 glibc gives each new thread a heap of its own, up to eight a core, and keeps what each has freed for that thread alone.
 The supervisor has a dozen threads that hardly ever allocate at the same moment: a heap of their own gains them nothing
-and costs the device two megabytes (``python -m benchmarks.idle_memory``).
+and costs the device half a megabyte to two (``python -m benchmarks.idle_memory``).
 """
 
 import ctypes

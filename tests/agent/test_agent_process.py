@@ -77,7 +77,8 @@ def write_config(folder, grpc_address, mqtt="", extra=""):
     path.write_text(
         f'[device]\nid = "cam-1"\nclass = "cam"\nstate_dir = "state"\n'
         f'[fleet]\nname = "lab"\nroot = "root.json"\ngrpc = "{grpc_address}"\nmqtt = "{mqtt}"\n'
-        f'[serving]\nlisten = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\n[telemetry]\nwindow_s = 1\n[log]\nformat = "json"\n{extra}',
+        f'[serving]\nlisten = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\n'
+        f'[telemetry]\nwindow_s = 1\n[log]\nformat = "json"\n{extra}',
         encoding="utf-8",
     )
     return path
