@@ -90,7 +90,8 @@ class FleetHost:
 
     def command(self, *arguments: str, check: bool = True) -> CompletedProcess[str]:
         """A ``fleet`` command against this host."""
-        env = {**os.environ, "MUSTER_HOME": str(self.home), "MUSTER_SERVER": self.server}
+        env = {**os.environ, "COLUMNS": "250"}  # whoever runs the tests in whatever terminal
+        env |= {"MUSTER_HOME": str(self.home), "MUSTER_SERVER": self.server}
         return run([*FLEET, *arguments], check=check, env=env)
 
     def publish(self, project: Path) -> str:
