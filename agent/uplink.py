@@ -240,10 +240,9 @@ class Uplink:
             return False
         while self._awaited and (left_s := self._ack_by_s - self._clock.monotonic_s()) > 0:
             await self._acked.wait(left_s)
+        # Acknowledged; or lost while nobody was there to hear it, and then it goes out again at once.
         if not self._awaited or self._ack_by_s < latest_s:
-            return (
-                True  # acknowledged, or lost while nobody was there to hear it: it goes out again
-            )
+            return True
         log.info(
             "%d reports sent over %s were not acknowledged within %.0f s",
             len(self._awaited), link.name, self._limits.ack_timeout_s,

@@ -34,6 +34,30 @@ def test_fleet_manager_killed_while_a_device_updates(
     wait_until(lambda: device.status()["spool"]["reports"] <= 2, "the spool is empty again")
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_fleet_manager_killed_while_a_device_reverts(
+    when: str, fleet_host: FleetHost, new_device: Callable[..., Device]
+) -> None:
+    device = new_device(f"boss-{when}-revert")
+    device.start()
+    device.wait_serving("tiny", "1.0.0")
+    version = f"8.{['before', 'after'].index(when)}.0"
+    path = fleet_host.publish(tiny_project(device.folder, version, probation_s=600.0))
+    rollout = fleet_host.start_rollout(path, [(100, 600)], device=device.id)
+    device.wait_serving("tiny", version)
+    fleet_host.stop()
+    fleet_host.launch(KILLED_FLEET, {"MUSTER_TEST_KILL": f"{when}:revert"})
+    fleet_host.wait_ready()
+
+    fleet_host.post(f"/v1/rollouts/{rollout}/rollback", {"reason": "test"})
+    assert fleet_host.daemon.wait_dead() == -9, fleet_host.daemon.tail()
+    fleet_host.start()
+
+    device.wait_serving("tiny", "1.0.0")
+    fleet_host.wait_outcome(device.id, "reverted", rollout)
+    assert fleet_host.rollout(rollout)["state"] == "rolled_back"
+
+
 def test_fleet_manager_killed_in_the_middle_of_a_stage_goes_on(
     fleet_host: FleetHost, new_device: Callable[..., Device]
 ) -> None:
