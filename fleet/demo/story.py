@@ -33,9 +33,9 @@ VERSIONS: Final = (
 FIRST_STAGE_BP: Final = 500
 ENDED: Final = ("promoted", "rolled_back", "aborted")
 _POLL_S: Final = 0.25
-_START_TIMEOUT_S: Final = 60.0
-_ROLLOUT_TIMEOUT_S: Final = 180.0
-_SETTLE_TIMEOUT_S: Final = 30.0
+_START_TIMEOUT_S: Final = 120.0
+_ROLLOUT_TIMEOUT_S: Final = 300.0
+_SETTLE_TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)

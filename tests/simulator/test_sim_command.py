@@ -13,7 +13,7 @@ SIM = (sys.executable, "-m", "simulator.entry")
 
 def test_a_run_ends_by_itself_with_its_figures(host):
     done = run(
-        [*SIM, "run", "steady", "--home", str(host.home), "--devices", "3", "--duration", "4",
+        [*SIM, "run", "steady", "--home", str(host.home), "--devices", "3", "--duration", "8",
          "--seed", "9", "--json"]
     )  # fmt: skip
     said = json.loads(done.stdout)

@@ -16,7 +16,7 @@ from typing import Any
 
 from fleet.cli.client import FleetClient
 from fleet.errors import FleetError
-from tests.support.daemon import Daemon, GaveUpError, free_port, run, wait_until
+from tests.support.daemon import WAIT_S, Daemon, GaveUpError, free_port, run, wait_until
 
 FLEET = (sys.executable, "-m", "fleet.cli.entry")
 RATE_GUARDS = ("max_error_rate", "max_over_latency_rate", "max_output_violation_rate")
@@ -125,7 +125,7 @@ class FleetHost:
     def rollout(self, rollout_id: str) -> Any:
         return self.get(f"/v1/rollouts/{rollout_id}")
 
-    def wait_rollout(self, rollout_id: str, state: str, timeout_s: float = 60.0) -> Any:
+    def wait_rollout(self, rollout_id: str, state: str, timeout_s: float = WAIT_S) -> Any:
         def there() -> Any:
             self.daemon.require_alive()
             got = self.rollout(rollout_id)
@@ -144,7 +144,7 @@ class FleetHost:
         return self.get(f"/v1/devices/{device_id}")
 
     def wait_outcome(
-        self, device_id: str, outcome: str, rollout_id: str = "", timeout_s: float = 30.0
+        self, device_id: str, outcome: str, rollout_id: str = "", timeout_s: float = WAIT_S
     ) -> Any:
         """Until the device's newest step (in one rollout) has this outcome; returns the step."""
         seen: list[Any] = []
@@ -209,7 +209,7 @@ class Device:
         self.write_config()
         self.daemon.start([*launcher, "run", "--config", str(self.config)], env)
 
-    def wait_known(self, timeout_s: float = 30.0) -> None:
+    def wait_known(self, timeout_s: float = WAIT_S) -> None:
         """Until the fleet manager has this device's inventory."""
 
         def known() -> bool:
@@ -229,13 +229,13 @@ class Device:
 
         client = triton.InferenceServerClient(self.address)
         try:
-            return str(client.get_model_metadata(model, client_timeout=2).versions[0])
+            return str(client.get_model_metadata(model, client_timeout=60).versions[0])
         except (triton.InferenceServerException, IndexError):
             return ""
         finally:
             client.close()
 
-    def wait_serving(self, model: str, version: str, timeout_s: float = 40.0) -> None:
+    def wait_serving(self, model: str, version: str, timeout_s: float = WAIT_S) -> None:
         def serving() -> bool:
             self.daemon.require_alive()
             return self.served_version(model) == version

@@ -65,7 +65,7 @@ def test_fleet_manager_killed_in_the_middle_of_a_stage_goes_on(
     device.start()
     device.wait_serving("tiny", "1.0.0")
     path = fleet_host.publish(tiny_project(device.folder, "1.5.0"))
-    rollout = fleet_host.start_rollout(path, [(100, 3.0)], device=device.id)
+    rollout = fleet_host.start_rollout(path, [(100, 8.0)], device=device.id)
     before = fleet_host.rollout(rollout)
     assert before["state"] == "running"
 

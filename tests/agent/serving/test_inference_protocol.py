@@ -53,7 +53,7 @@ def raw_call(server: ProcessModelServer, method: str, request: Any, answer: Any)
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer.FromString,
         )
-        return call(request, timeout=10)
+        return call(request, timeout=90)
 
 
 async def test_an_answer_carries_id_and_version(server: ProcessModelServer, tmp_path: Path) -> None:
