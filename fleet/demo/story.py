@@ -221,7 +221,7 @@ class Story:
         spec = {
             "bundle": published["path"],
             "stages": [{"percent_bp": bp, "bake_s": bake_s} for bp, bake_s in stages],
-            "guards": {"min_installs": 3, "min_requests": 50, "silence_s": 30.0},
+            "guards": {"min_installs": 3, "min_requests": 50, "silence_s": 90.0},
         }
         rollout_id = str(client.post_json("/v1/rollouts", spec)["id"])
         state = self._follow(client, processes, rollout_id, began)

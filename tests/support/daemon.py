@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-POLL_S = 0.05
+POLL_S = 0.02  # at first; each pause is longer than the one before ...
+LONGEST_POLL_S = 0.25  # ... up to this: looking costs the time that what is waited for needs
 WAIT_S = 120.0  # costs nothing when all is well, and a busy machine may be ten times slower
 PORTS = range(10_000, 32_000)  # Linux gives connections 32768 and above
 MOST_PORTS = 1000
@@ -27,14 +28,15 @@ class GaveUpError(AssertionError):
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
     """The first true value of ``condition``; asks again until ``timeout_s`` is over."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, POLL_S
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise GaveUpError(f"not within {timeout_s:.0f} s: {what}")
-        _never.wait(POLL_S)
+        _never.wait(pause_s)
+        pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
 
 
 def free_port() -> int:

@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 
 from tests.support.bundles import magika_project
 from tests.support.fleet import Device, FleetHost
+from tests.support.hammer import PAUSE_S
 
 
 class Hammer:
@@ -36,7 +37,7 @@ class Hammer:
             one.set_data_from_numpy(array)
             inputs.append(one)
         names = [tensor.name for tensor in metadata.outputs]
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_S):
             try:
                 answer = client.infer(model, inputs, client_timeout=90)
             except triton.InferenceServerException as error:
@@ -92,6 +93,7 @@ def test_a_real_model_is_swapped_without_a_failed_request(
 ) -> None:
     device = new_device("magika-1")
     device.start()
+    device.wait_known()
     first = fleet_host.publish(magika_project(device.folder / "a", "1.0.0"))
     fleet_host.wait_rollout(
         fleet_host.start_rollout(first, [(100, 0.5)], device=device.id), "promoted"

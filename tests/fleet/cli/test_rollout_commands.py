@@ -43,7 +43,6 @@ def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served, until: Until) 
     rollout = start(fleet, release.path)
     fleet.lab.installed(release, rollout, DEVICES)
     fleet.lab.window(release, rollout, DEVICES)
-    fleet.lab.window(release, rollout, DEVICES)
     waited = fleet.run("rollout", "watch", rollout, "--every", "0.05", "--timeout", "300ms")
     assert waited.exit_code == 2  # a unit it does not know
     assert "--timeout = '300ms' is no duration" in waited.stderr
