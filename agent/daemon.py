@@ -252,7 +252,8 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
                 notifier.stopping()
                 if not work.done():
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(running.supervisor.last_window(), STOP_S)
+                        async with asyncio.timeout(STOP_S):
+                            await running.supervisor.last_window()
             finally:
                 for task in (work, said, stopped):
                     task.cancel()

@@ -29,7 +29,7 @@ fi
 
 echo "debian-deps: installing$missing" >&2
 export DEBIAN_FRONTEND=noninteractive
-$run apt-get update -qq >&2
+$run apt-get -o Acquire::Retries=5 update -qq >&2
 # The tests start brokers of their own: a system-wide one must not be started by the package.
 policy=/usr/sbin/policy-rc.d
 made_policy=""
@@ -40,6 +40,6 @@ if [ "$(id -u)" -eq 0 ] && [ ! -e "$policy" ]; then
 fi
 # shellcheck disable=SC2086  # a list of package names
 status=0
-$run apt-get install -y -qq --no-install-recommends $missing >&2 || status=$?
+$run apt-get -o Acquire::Retries=5 install -y -qq --no-install-recommends $missing >&2 || status=$?
 [ -z "$made_policy" ] || rm -f "$policy"
 exit "$status"

@@ -175,7 +175,7 @@ class World:
                 found[f"{manifest.model} {manifest.version}"] += 1
         return found
 
-    async def until(self, holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    async def until(self, holds: Callable[[], bool], timeout_s: float = 120.0) -> None:
         """Wait until ``holds()``.
 
         Raises:

@@ -222,7 +222,8 @@ class ProcessModelServer:
     async def _ask(self, limit_s: float, op: Op, **arguments: str | float) -> Message:
         child = await self._running_child(op)
         try:
-            return await asyncio.wait_for(child.control.ask(op, **arguments), limit_s)
+            async with asyncio.timeout(limit_s):
+                return await child.control.ask(op, **arguments)
         except TimeoutError:
             _kill(child.process)
             raise DeviceError(
@@ -260,7 +261,8 @@ class ProcessModelServer:
                 "model server down (%s); restart in %.1f s", self._state.last_exit, delay_s
             )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay_s)
+                async with asyncio.timeout(delay_s):
+                    await self._stopping.wait()
             if self._stopping.is_set():
                 return
             delay_s = min(delay_s * 2, self._limits.restart_most_s)
@@ -322,7 +324,8 @@ class ProcessModelServer:
                 raise DeviceError(f"the model server cannot be started: {error}") from error
         control = await ControlClient.open(ours)
         try:
-            ready = await asyncio.wait_for(control.ready(), self._limits.start_s)
+            async with asyncio.timeout(self._limits.start_s):
+                ready = await control.ready()
         except (DeviceError, TimeoutError) as error:
             await self._end(process, control)
             why = str(error) or f"not ready within {self._limits.start_s:g} s"
@@ -373,7 +376,8 @@ class ProcessModelServer:
         while True:
             await asyncio.sleep(self._limits.ping_every_s)
             try:
-                await asyncio.wait_for(child.control.ask(Op.PING), self._limits.control_s)
+                async with asyncio.timeout(self._limits.control_s):
+                    await child.control.ask(Op.PING)
             except (TimeoutError, AgentError):  # deaf or dead: both end in a new process
                 return
 
@@ -383,15 +387,18 @@ class ProcessModelServer:
         with contextlib.suppress(
             TimeoutError, AgentError
         ):  # a server that cannot be asked is killed
-            await asyncio.wait_for(child.control.ask(Op.SHUTDOWN), limit_s)
-            await asyncio.wait_for(asyncio.shield(died), limit_s)
+            async with asyncio.timeout(limit_s):
+                await child.control.ask(Op.SHUTDOWN)
+            async with asyncio.timeout(limit_s):
+                await asyncio.shield(died)
 
     async def _end(self, process: asyncio.subprocess.Process, control: ControlClient) -> None:
         """Make sure that process and channel are gone."""
         await control.close()
         _kill(process)
         with contextlib.suppress(TimeoutError):  # stuck in the kernel: killed, it cannot run on
-            await asyncio.wait_for(process.wait(), self._limits.kill_wait_s)
+            async with asyncio.timeout(self._limits.kill_wait_s):
+                await process.wait()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -148,7 +148,8 @@ async def _run_child(command: Sequence[str], limits: TrialLimits, what: str) -> 
     try:
         # Waits for the process and not for the end of its output: a grandchild could hold that
         # open.
-        await asyncio.wait_for(process.wait(), limits.wall_s)
+        async with asyncio.timeout(limits.wall_s):
+            await process.wait()
     except TimeoutError:
         timed_out = True
     except asyncio.CancelledError:
@@ -157,7 +158,8 @@ async def _run_child(command: Sequence[str], limits: TrialLimits, what: str) -> 
     finally:
         await _kill_group(process, limits.kill_wait_s)
     try:
-        stdout, stderr = await asyncio.wait_for(output, limits.kill_wait_s)
+        async with asyncio.timeout(limits.kill_wait_s):
+            stdout, stderr = await output
     except (
         TimeoutError
     ):  # something outside the group still holds the pipe; its words are not needed
@@ -188,7 +190,8 @@ async def _kill_group(process: asyncio.subprocess.Process, wait_s: float) -> Non
     with contextlib.suppress(ProcessLookupError):  # ended and nothing is left of the group
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):  # stuck in the kernel: it is killed and cannot run on
-        await asyncio.wait_for(process.wait(), wait_s)
+        async with asyncio.timeout(wait_s):
+            await process.wait()
 
 
 def _judge(ended: _Ended, limits: TrialLimits) -> TrialReport:

@@ -151,7 +151,7 @@ def _muster_toml(version: str, trained: _Trained, golden: list[str], *, scaled: 
         f'[[output]]\nname = "scores"\ndtype = "FP32"\nshape = [-1, 10]\nrange = [-{limit}, {limit}]\n\n'
         '[[output]]\nname = "probabilities"\ndtype = "FP32"\nshape = [-1, 10]\nrange = [0.0, 1.0]\n\n'
         f"{cases}"
-        "[objectives]\nlatency_ms = 50.0\nmax_error_rate = 0.01\nmax_over_latency_rate = 0.2\n"
+        "[objectives]\nlatency_ms = 500.0\nmax_error_rate = 0.01\nmax_over_latency_rate = 0.2\n"
         "max_output_violation_rate = 0.02\nprobation_s = 3.0\nprobation_min_requests = 0\n\n"
         '[requires]\nclasses = ["edge"]\n'
     )

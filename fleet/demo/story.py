@@ -33,9 +33,9 @@ VERSIONS: Final = (
 FIRST_STAGE_BP: Final = 500
 ENDED: Final = ("promoted", "rolled_back", "aborted")
 _POLL_S: Final = 0.25
-_START_TIMEOUT_S: Final = 60.0
-_ROLLOUT_TIMEOUT_S: Final = 180.0
-_SETTLE_TIMEOUT_S: Final = 30.0
+_START_TIMEOUT_S: Final = 120.0
+_ROLLOUT_TIMEOUT_S: Final = 300.0
+_SETTLE_TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class Story:
         spec = {
             "bundle": published["path"],
             "stages": [{"percent_bp": bp, "bake_s": bake_s} for bp, bake_s in stages],
-            "guards": {"min_installs": 3, "min_requests": 50, "silence_s": 30.0},
+            "guards": {"min_installs": 3, "min_requests": 50, "silence_s": 90.0},
         }
         rollout_id = str(client.post_json("/v1/rollouts", spec)["id"])
         state = self._follow(client, processes, rollout_id, began)

@@ -95,7 +95,7 @@ class Traffic:
         """End the clients and wait for their last answers."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(timeout=60)
 
     def _ask(self, device: str, address: str, number: int) -> None:
         import tritonclient.grpc as triton
@@ -110,7 +110,7 @@ class Traffic:
             tensor.set_data_from_numpy(self.split.test_images[index : index + 1])
             started = time.monotonic()
             try:
-                answer = client.infer(MODEL, [tensor], client_timeout=10)
+                answer = client.infer(MODEL, [tensor], client_timeout=60)
             except triton.InferenceServerException as error:
                 self.samples.append(Sample(started, device, "", False, 0.0))
                 if len(self.errors) < _ERROR_TEXTS_KEPT:

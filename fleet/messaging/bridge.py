@@ -116,6 +116,7 @@ class Bridge:
             await self._serve(inward, outward)
 
     async def _serve(self, inward: MqttClient, outward: MqttClient) -> None:
+        broken: BrokerError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._limits.handlers):
@@ -128,7 +129,10 @@ class Bridge:
                 self._ready.set()
                 _LOG.info("connected to the broker at %s", self._address())
         except* BrokerError as errors:
-            raise BrokerError(str(_first(errors))) from None
+            # Raised below: what is raised in here comes out in a group before Python 3.11.4.
+            broken = BrokerError(str(_first(errors)))
+        if broken is not None:
+            raise broken
 
     async def _publish_packs(self, outward: MqttClient) -> None:
         version = 0

@@ -100,7 +100,8 @@ class Executor:
             ):  # whatever one look raises, the next must come: rollbacks depend on it
                 log.exception("a look at the rollouts failed; trying again")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._limits.tick_s)
+                async with asyncio.timeout(self._limits.tick_s):
+                    await self._woken.wait()
             self._woken.clear()
 
     def wake(self) -> None:

@@ -22,7 +22,7 @@ from protos import report_pb2
 from tests.support.bad_models import TRIGGER, hanging_when_triggered
 from tests.support.onnx_models import BundleMaker, MadeBundle, scale_bundle
 
-LIMIT_S = 60.0
+LIMIT_S = 90.0
 
 
 class Nobody:

@@ -58,6 +58,7 @@ async def test_it_is_marked_in_the_journal_and_not_counted(tmp_path):
             assert not running.done(), running.result()
             await asyncio.sleep(0.02)
     stop.set()
-    await asyncio.wait_for(running, 60)
+    async with asyncio.timeout(60):
+        await running
     after = stored(config)
     assert (after.phase, after.boots, after.stopped) == (Phase.PROBATION, 1, True)

@@ -55,6 +55,36 @@ def test_no_function_is_too_long() -> None:
     assert not long, long
 
 
+def test_nothing_is_raised_inside_except_star() -> None:
+    """Before Python 3.11.4 it comes out in a group, past whoever waits for it (gh-103590)."""
+    packages = (*PACKAGES, "tests", "benchmarks", "docs")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in packages
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in raised_inside_except_star(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not found, f"keep the error in a variable and raise it after the block: {found}"
+
+
+def raised_inside_except_star(tree: ast.AST) -> list[ast.Raise]:
+    return [
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.TryStar)
+        for handler in block.handlers
+        for node in ast.walk(handler)
+        if isinstance(node, ast.Raise)
+    ]
+
+
+def test_a_raise_inside_except_star_is_found() -> None:
+    inside = "try:\n    f()\nexcept* OSError as e:\n    if e:\n        raise ValueError from e\n"
+    after = "try:\n    f()\nexcept* OSError as e:\n    kept = e\nraise kept\n"
+    assert [node.lineno for node in raised_inside_except_star(ast.parse(inside))] == [5]
+    assert raised_inside_except_star(ast.parse(after)) == []
+
+
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(path.relative_to(ROOT))

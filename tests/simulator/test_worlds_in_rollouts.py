@@ -37,7 +37,7 @@ async def rollout(
 ) -> Any:
     """Start a rollout and wait for its end, off the loop in which the devices live."""
     started = await asyncio.to_thread(host.start_rollout, bundle, stages, **guards)
-    return await asyncio.to_thread(host.wait_rollout, started, state, 60.0)
+    return await asyncio.to_thread(host.wait_rollout, started, state)
 
 
 async def first_bundle(host: FleetHost, running: World, device_class: str, **more: Any) -> None:
@@ -117,7 +117,7 @@ async def test_devices_that_fall_silent_are_not_taken_for_healthy_ones(host):
     async with world(host, "silent", faulty) as running:
         await first_bundle(host, running, "silent")
         path = await second_bundle(host, "silent")
-        await rollout(host, path, [(20.0, 60.0), (100.0, 60.0)], "rolled_back", silence_s=2.0)
+        await rollout(host, path, [(20.0, 60.0), (100.0, 60.0)], "rolled_back", silence_s=4.0)
         await running.until(lambda: running.serving() == {"vad 1.0.0": 30})
         assert running.summary().reports_silenced > 0
 
@@ -152,7 +152,7 @@ async def test_devices_say_goodbye(host):
     async with world(host, "bye", count=3) as running:
         await running.until(lambda: running.progress().unacknowledged == 0)
         await running.until(lambda: running.progress().connected == 3)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while any(host.device(f"bye-{number:04}")["online"] for number in (1, 2, 3)):
             await asyncio.sleep(0.05)
 

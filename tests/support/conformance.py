@@ -29,7 +29,7 @@ from agent.runtime.dtypes import to_raw
 from protos import inference_pb2 as oip
 from tests.support.onnx_models import BundleMaker, MadeBundle, model_bytes
 
-WAIT_S = 20.0
+WAIT_S = 90.0
 VERSION = "1.0.0"
 
 DTYPES: Mapping[str, tuple[int, Any]] = {
@@ -233,7 +233,8 @@ async def by_stream(client: Client, dtype: str, array: Any) -> Echo:
     await client.ask(
         "async_stream_infer", model_of(dtype), [client.tensor(array, dtype)], request_id="r-1"
     )
-    answer = await asyncio.wait_for(got, WAIT_S)
+    async with asyncio.timeout(WAIT_S):
+        answer = await got
     await client.ask("stop_stream")
     return _echo(answer)
 

@@ -6,7 +6,6 @@ wait at once, with the end of its log.
 """
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,14 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import pytest
+from typer.testing import CliRunner
+
+from fleet.cli.app import app
 from fleet.cli.client import FleetClient
-from fleet.errors import FleetError
-from tests.support.daemon import Daemon, GaveUpError, free_port, run, wait_until
+from fleet.cli.output import console
+from fleet.errors import FleetError, NotFoundError
+from tests.support.daemon import WAIT_S, Daemon, GaveUpError, free_port, run, wait_until
 
 FLEET = (sys.executable, "-m", "fleet.cli.entry")
 RATE_GUARDS = ("max_error_rate", "max_over_latency_rate", "max_output_violation_rate")
@@ -89,10 +93,14 @@ class FleetHost:
             return client.post_json(path, body)
 
     def command(self, *arguments: str, check: bool = True) -> CompletedProcess[str]:
-        """A ``fleet`` command against this host."""
-        env = {**os.environ, "COLUMNS": "250"}  # whoever runs the tests in whatever terminal
-        env |= {"MUSTER_HOME": str(self.home), "MUSTER_SERVER": self.server}
-        return run([*FLEET, *arguments], check=check, env=env)
+        """A ``fleet`` command against this host, in this process: to start Python for each costs more than the rest."""
+        env = {"MUSTER_HOME": str(self.home), "MUSTER_SERVER": self.server}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(console, "width", 250)  # whoever runs the tests in whatever terminal
+            result = CliRunner().invoke(app, arguments, env=env)
+        said = f"fleet {arguments} -> {result.exit_code}\n{result.output}\n{result.exception!r}"
+        assert not check or result.exit_code == 0, said
+        return CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
     def publish(self, project: Path) -> str:
         """Build and publish a bundle project; returns the bundle's path in the repository."""
@@ -111,8 +119,11 @@ class FleetHost:
     ) -> str:
         """Start a rollout; ``stages`` are (percent, bake seconds), ``device`` names its only one.
 
-        Without traffic the guards on rates would hold for ever, so they are off unless given.
+        Without traffic the guards on rates would hold for ever, so they are off unless given. A named device is waited
+        for: the plan refuses one that it has not heard of.
         """
+        if device:
+            self.wait_known(device)
         quiet = dict.fromkeys(RATE_GUARDS)
         spec = {
             "bundle": bundle,
@@ -125,7 +136,7 @@ class FleetHost:
     def rollout(self, rollout_id: str) -> Any:
         return self.get(f"/v1/rollouts/{rollout_id}")
 
-    def wait_rollout(self, rollout_id: str, state: str, timeout_s: float = 60.0) -> Any:
+    def wait_rollout(self, rollout_id: str, state: str, timeout_s: float = WAIT_S) -> Any:
         def there() -> Any:
             self.daemon.require_alive()
             got = self.rollout(rollout_id)
@@ -140,18 +151,31 @@ class FleetHost:
                 f"{self.daemon.tail()}"
             ) from None
 
+    def wait_known(self, device_id: str, timeout_s: float = WAIT_S) -> None:
+        """Until it has the inventory of this device."""
+
+        def known() -> bool:
+            self.daemon.require_alive()
+            devices = self.get("/v1/devices")["devices"]
+            return any(row["id"] == device_id and row["device_class"] for row in devices)
+
+        wait_until(known, f"the fleet knows {device_id}", timeout_s)
+
     def device(self, device_id: str) -> Any:
         return self.get(f"/v1/devices/{device_id}")
 
     def wait_outcome(
-        self, device_id: str, outcome: str, rollout_id: str = "", timeout_s: float = 30.0
+        self, device_id: str, outcome: str, rollout_id: str = "", timeout_s: float = WAIT_S
     ) -> Any:
         """Until the device's newest step (in one rollout) has this outcome; returns the step."""
         seen: list[Any] = []
 
         def there() -> Any:
             self.daemon.require_alive()
-            rows = self.device(device_id)["deployments"]  # newest first
+            try:
+                rows = self.device(device_id)["deployments"]  # newest first
+            except NotFoundError:  # it has not been heard of yet
+                return None
             seen[:] = [row for row in rows if rollout_id in ("", row["rollout_id"])][:1]
             return seen[0] if seen and seen[0]["outcome"] == outcome else None
 
@@ -209,15 +233,9 @@ class Device:
         self.write_config()
         self.daemon.start([*launcher, "run", "--config", str(self.config)], env)
 
-    def wait_known(self, timeout_s: float = 30.0) -> None:
+    def wait_known(self, timeout_s: float = WAIT_S) -> None:
         """Until the fleet manager has this device's inventory."""
-
-        def known() -> bool:
-            self.daemon.require_alive()
-            devices = self.host.get("/v1/devices")["devices"]
-            return any(row["id"] == self.id and row["device_class"] for row in devices)
-
-        wait_until(known, f"the fleet knows {self.id}", timeout_s)
+        self.host.wait_known(self.id, timeout_s)
 
     def status(self) -> Any:
         done = run([*AGENT, "status", "--config", str(self.config), "--json"], check=False)
@@ -229,13 +247,13 @@ class Device:
 
         client = triton.InferenceServerClient(self.address)
         try:
-            return str(client.get_model_metadata(model, client_timeout=2).versions[0])
+            return str(client.get_model_metadata(model, client_timeout=60).versions[0])
         except (triton.InferenceServerException, IndexError):
             return ""
         finally:
             client.close()
 
-    def wait_serving(self, model: str, version: str, timeout_s: float = 40.0) -> None:
+    def wait_serving(self, model: str, version: str, timeout_s: float = WAIT_S) -> None:
         def serving() -> bool:
             self.daemon.require_alive()
             return self.served_version(model) == version

@@ -1,12 +1,14 @@
 """``fleet`` that dies by SIGKILL when a device's report of one phase comes in.
 
 ``MUSTER_TEST_KILL=before:try`` dies before the report is committed, ``after:try`` once it is committed and before it
-is acknowledged. Everything else is the fleet manager's own code.
+is acknowledged. ``MUSTER_TEST_KILL=@file`` does what that file says when a report comes in. Everything else is the
+fleet manager's own code.
 """
 
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -15,21 +17,32 @@ from fleet.monitor import ingest
 from fleet.monitor.record import Recorded, record
 from fleet.monitor.reports import Kind, ParsedReport
 
-WHEN, _, PHASE = os.environ["MUSTER_TEST_KILL"].partition(":")
+ORDER = os.environ["MUSTER_TEST_KILL"]
 
 
-def _is_phase(report: ParsedReport) -> bool:
-    return report.kind is Kind.EVENT and report.row["phase"] == PHASE
+def _order() -> tuple[str, str]:
+    """When to die, and at the report of which phase."""
+    said = ORDER
+    if said.startswith("@"):
+        path = Path(said[1:])
+        said = path.read_text(encoding="utf-8") if path.exists() else ""
+    when, _, phase = said.partition(":")
+    return when, phase
+
+
+def _is_phase(report: ParsedReport, phase: str) -> bool:
+    return report.kind is Kind.EVENT and report.row["phase"] == phase
 
 
 def killed_record(
     connection: Connection, reports: Sequence[ParsedReport], now_s: float
 ) -> Recorded:
-    hit = any(_is_phase(report) for report in reports)
-    if hit and WHEN == "before":
+    when, phase = _order()
+    hit = any(_is_phase(report, phase) for report in reports)
+    if hit and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     done = record(connection, reports, now_s)
-    if hit and WHEN == "after":
+    if hit and when == "after":
         connection.commit()
         os.kill(os.getpid(), signal.SIGKILL)
     return done

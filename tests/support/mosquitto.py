@@ -43,7 +43,7 @@ class Mosquitto:
         self._process = await asyncio.create_subprocess_exec(
             PROGRAM, "-c", str(self._config), stderr=asyncio.subprocess.DEVNULL
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while not await self._accepts():
                 assert self._process.returncode is None, "mosquitto ended at once"
                 await asyncio.sleep(0.02)

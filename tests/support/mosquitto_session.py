@@ -45,12 +45,12 @@ class MosquittoProcess:
             self.process = subprocess.Popen(
                 [self.program, "-c", str(config)], stdout=log, stderr=log
             )
-        wait_until(self._ready, f"mosquitto on {self.address}", 15.0)
+        wait_until(self._ready, f"mosquitto on {self.address}")
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(60)
 
     def restart(self) -> None:
         self.stop()

@@ -15,6 +15,9 @@ BROKERS = [
     pytest.param("mosquitto", id="mosquitto", marks=pytest.mark.mosquitto),
 ]
 
+embedded_only = pytest.mark.parametrize("broker_address", BROKERS[:1], indirect=True)
+"""For tests in which the broker makes no difference; those in which it does run with each."""
+
 
 @pytest.fixture(scope="module", params=BROKERS)
 def broker_address(request: pytest.FixtureRequest) -> str:

@@ -25,7 +25,7 @@ def test_piece_corrupted_at_the_server_is_never_served(
         path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01
     )
 
-    told = fleet_host.wait_outcome(device.id, "refused", rollout, timeout_s=60)
+    told = fleet_host.wait_outcome(device.id, "refused", rollout)
     assert told["reason_code"] == "fetch_damaged"
     assert damaged.name[:12] in told["reason"]
     ended = fleet_host.wait_rollout(rollout, "rolled_back")
@@ -91,7 +91,7 @@ def test_full_disk_is_a_refusal_that_the_fleet_knows(
         path, [(100, 1.0)], device=device.id, max_install_failure_rate=0.01
     )
 
-    told = fleet_host.wait_outcome(device.id, "refused", rollout, timeout_s=60)
+    told = fleet_host.wait_outcome(device.id, "refused", rollout)
     assert told["reason_code"] == "disk_full", told
     fleet_host.wait_rollout(rollout, "rolled_back")
     assert device.served_version("tiny") == "1.0.0"

@@ -8,7 +8,7 @@ from fleet.demo.settings import DemoOptions
 from fleet.demo.story import Narrator, Story
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_the_demo_promotes_the_good_one_and_rolls_back_the_broken_one(tmp_path: Path) -> None:
     told: list[str] = []
     options = DemoOptions(devices=40, agents=2, bake_s=1.5, steady_s=1.0, folder=tmp_path / "demo")

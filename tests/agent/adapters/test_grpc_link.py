@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -21,7 +22,7 @@ from protos import device_pb2, device_pb2_grpc, report_pb2
 from tests.support.daemon import free_port
 
 QUICK = GrpcLimits(
-    call_timeout_s=5.0, stall_timeout_s=0.2, reconnect=ReconnectLimits(first_s=0.05, most_s=0.2)
+    call_timeout_s=60.0, stall_timeout_s=60.0, reconnect=ReconnectLimits(first_s=0.05, most_s=0.2)
 )
 PIECES = {hashlib.sha256(data).hexdigest(): data for data in (b"a" * 100_000, b"b" * 300_000)}
 
@@ -101,7 +102,7 @@ async def running(port, limits=QUICK):
 
 
 async def wait_for(messages, wanted):
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(90):
         async for message in messages:
             if wanted(message):
                 return message
@@ -198,11 +199,11 @@ async def test_metadata_from_a_server_that_is_not_there():
     source.close()
 
 
-async def fetched(port, ranges):
+async def fetched(port, ranges, limits=QUICK):
     address = f"127.0.0.1:{port}"
     found = {}
-    async with grpc_channel(address, QUICK) as channel:
-        async for chunk in GrpcPieceSource(channel, address, "cam-1", QUICK).fetch(ranges):
+    async with grpc_channel(address, limits) as channel:
+        async for chunk in GrpcPieceSource(channel, address, "cam-1", limits).fetch(ranges):
             assert chunk.offset == found.get(chunk.sha256, (chunk.offset, b""))[0] + len(
                 found.get(chunk.sha256, (0, b""))[1]
             )
@@ -233,4 +234,6 @@ async def test_a_stream_that_stands_still_is_given_up():
     async with serving(port) as manager:
         manager.stall = True
         with pytest.raises(LinkError, match="stood still"):
-            await fetched(port, [PieceRange(next(iter(PIECES)))])
+            await fetched(
+                port, [PieceRange(next(iter(PIECES)))], replace(QUICK, stall_timeout_s=0.2)
+            )

@@ -70,7 +70,7 @@ async def running(address, limits=QUICK, boot_id="boot-1"):
 
 async def wait_for(messages, wanted):
     """The next message for which ``wanted`` is true."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(90):
         async for message in messages:
             if wanted(message):
                 return message
@@ -82,7 +82,7 @@ async def wait_connected(messages, state=True):
 
 
 async def next_on(client, topic, wanted=lambda payload: True):
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(90):
         async for message in client.messages:
             if str(message.topic) == topic and wanted(message.payload):
                 return message

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.adapters.piece_store import FilePieceStore
@@ -118,7 +118,6 @@ def test_a_full_disk_says_so_and_keeps_what_there_is(small_disk):
     assert store.free_bytes() > 800_000
 
 
-@settings(max_examples=50, deadline=None)
 @given(data=st.binary(min_size=1, max_size=500), cuts=st.lists(st.integers(0, 500)))
 def test_any_cut_gives_the_piece_back(tmp_path_factory, data, cuts):
     store = FilePieceStore(tmp_path_factory.mktemp("pieces"))

@@ -164,7 +164,7 @@ def test_a_killed_process_loses_nothing_it_was_told_is_saved(path):
     there.close()
     last = 0
     while last < 20:
-        assert here.poll(30), "the writer does not write"
+        assert here.poll(90), "the writer does not write"
         last = here.recv()
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)

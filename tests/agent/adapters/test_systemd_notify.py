@@ -12,7 +12,7 @@ from agent.adapters.systemd import Notifier
 def manager(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(5)
+        sock.settimeout(60)
         yield sock
 
 
@@ -37,9 +37,10 @@ def test_messages(manager, tmp_path):
 
 def test_an_abstract_socket():
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind("\0muster-test-notify")
-        sock.settimeout(5)
-        Notifier({"NOTIFY_SOCKET": "@muster-test-notify"}).alive()
+        name = f"muster-test-notify-{os.getpid()}"
+        sock.bind(f"\0{name}")
+        sock.settimeout(60)
+        Notifier({"NOTIFY_SOCKET": f"@{name}"}).alive()
         assert sock.recv(100) == b"WATCHDOG=1"
 
 

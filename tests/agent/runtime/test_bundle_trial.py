@@ -223,7 +223,7 @@ def test_the_trial_has_no_network_and_cannot_write(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = subprocess.run(
             [sys.executable, "-c", script.replace("PORT", str(server.getsockname()[1]))],
-            capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False, timeout=30,
+            capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False, timeout=90,
         )  # fmt: skip
     lines = done.stdout.split("\n")
     if lines[0] == "connected" and os.geteuid() != 0:

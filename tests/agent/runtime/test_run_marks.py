@@ -101,7 +101,7 @@ def test_of_two_runs_the_one_whose_thread_was_struck_is_blamed(file, name, suspe
         [sys.executable, "-c", TWO_THREADS, str(file), name],
         pass_fds=(file,),
         env=child_environment(),
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert done.returncode == -getattr(signal, name)

@@ -17,7 +17,7 @@ from tests.support.bad_models import TRIGGER, crashing_model, hanging_when_trigg
 from tests.support.onnx_models import BundleMaker, endless_model, scale_bundle
 
 QUICK = ModelServerLimits(restart_first_s=0.01, restart_most_s=0.05, grace_s=0.1)
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 
 
 async def died(server: ProcessModelServer, generation: int) -> tuple[str, ...]:

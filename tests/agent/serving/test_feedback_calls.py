@@ -30,7 +30,7 @@ def post(address: str, model: str, body: Any) -> tuple[int, Any]:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     url = f"http://{address}/v2/models/{model}/feedback"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, raw), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, raw), timeout=90) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -51,7 +51,7 @@ async def test_feedback_over_both_front_ends(tmp_path: Path) -> None:
 
             def tell(**said: Any) -> str:
                 request = feedback_pb2.FeedbackRequest(model_name="scale", **said)
-                return str(call(request, timeout=10).outcome)
+                return str(call(request, timeout=90).outcome)
 
             assert tell(request_id="r-1", label="dog") == "correct"
             assert tell(request_id="r-1", label="cat", row=1) == "wrong"

@@ -27,10 +27,36 @@ from tests.support.onnx_models import (
 X = np.array([[1, 2, 3, 4]], np.float32)
 
 
-@pytest_asyncio.fixture
-async def server() -> AsyncIterator[ProcessModelServer]:
-    async with ProcessModelServer("127.0.0.1:0") as started:
-        yield started
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Remembering(ProcessModelServer):
+    """Knows which bundles of ``scale`` it was asked to load."""
+
+    asked: set[str]
+
+    async def load(self, slot_path: str, manifest_sha256: str) -> None:
+        self.asked.add(manifest_sha256)
+        await super().load(slot_path, manifest_sha256)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def process() -> AsyncIterator[Remembering]:
+    """One process for all: its start is what takes time."""
+    made = Remembering("127.0.0.1:0")
+    made.asked = set()
+    async with made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(process: Remembering) -> AsyncIterator[ProcessModelServer]:
+    """Empty, and with all counters at nothing."""
+    yield process
+    while process.asked:
+        await process.unload("scale", process.asked.pop())
+    await process.drain()
+    assert await process.drain() == []
 
 
 async def serve(server: ProcessModelServer, made: MadeBundle) -> triton.InferenceServerClient:
@@ -53,7 +79,7 @@ def raw_call(server: ProcessModelServer, method: str, request: Any, answer: Any)
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer.FromString,
         )
-        return call(request, timeout=10)
+        return call(request, timeout=90)
 
 
 async def test_an_answer_carries_id_and_version(server: ProcessModelServer, tmp_path: Path) -> None:

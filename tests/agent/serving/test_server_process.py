@@ -34,7 +34,7 @@ from tests.support.onnx_models import (
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = ModelServerLimits(restart_first_s=0.01, restart_most_s=0.05, grace_s=1.0)
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 
 
 @pytest_asyncio.fixture
@@ -89,7 +89,8 @@ async def test_a_crash_is_noticed_and_the_server_comes_back_on_its_port(
     assert pid is not None
     change = asyncio.create_task(server.wait_change(1))
     os.kill(pid, signal.SIGSEGV)
-    state = await asyncio.wait_for(change, LIMIT_S)
+    async with asyncio.timeout(LIMIT_S):
+        state = await change
     assert (state.running, state.generation, state.last_exit) == (False, 1, "killed by SIGSEGV")
     state = await running_again(server, 1)
     assert (state.generation, server.address) == (2, address)
@@ -118,7 +119,8 @@ async def test_a_request_under_way_when_it_dies_is_the_devices_error(
     assert server.state.pid is not None
     os.kill(server.state.pid, signal.SIGKILL)
     with pytest.raises(DeviceError, match="went away"):
-        await asyncio.wait_for(load, LIMIT_S)
+        async with asyncio.timeout(LIMIT_S):
+            await load
 
 
 async def test_a_load_that_hangs_is_ended_with_its_process(
@@ -183,12 +185,14 @@ async def test_a_stop_is_bounded_when_a_request_never_ends(tmp_path: Path) -> No
         return [sent]
 
     # A caller's deadline ends the run, not only the wait: the thread is free again.
-    with pytest.raises(InferenceServerException):
-        client.infer("scale", rounds(2**62), client_timeout=0.3)
-    assert client.infer("scale", rounds(5)).as_numpy("y") == 5
+    # One that ends on its way to the server is asked again, with more patience.
+    patience_s = 0.3
     async with asyncio.timeout(LIMIT_S):
         while not any(window.failures for window in await server.drain()):
-            await asyncio.sleep(0.01)
+            with pytest.raises(InferenceServerException):
+                client.infer("scale", rounds(2**62), client_timeout=patience_s)
+            assert client.infer("scale", rounds(5)).as_numpy("y") == 5
+            patience_s *= 1.5
 
     hanging = asyncio.create_task(asyncio.to_thread(client.infer, "scale", rounds(2**62)))
     async with asyncio.timeout(LIMIT_S):
@@ -275,7 +279,8 @@ async def test_the_terminals_interrupt_does_not_reach_it(server: ProcessModelSer
 async def test_sigterm_is_a_clean_end(server: ProcessModelServer) -> None:
     assert server.state.pid is not None
     os.kill(server.state.pid, signal.SIGTERM)
-    assert (await asyncio.wait_for(server.wait_change(1), LIMIT_S)).last_exit == "exit code 0"
+    async with asyncio.timeout(LIMIT_S):
+        assert (await server.wait_change(1)).last_exit == "exit code 0"
 
 
 SUPERVISOR = """

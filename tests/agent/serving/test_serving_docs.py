@@ -17,7 +17,7 @@ from agent.serving.service import CODES, MAX_STREAMS
 from tests.support.onnx_models import scale_bundle
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
-LIMIT_S = 60.0
+LIMIT_S = 90.0
 
 
 @pytest_asyncio.fixture

@@ -4,7 +4,7 @@ import threading
 
 from agent.serving.watchdog import RunWatchdog
 
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 
 
 def run_until(watchdog, ended):

@@ -190,9 +190,7 @@ nonsense = st.recursive(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(custom=nonsense, path=st.text(max_size=20))
 def test_nonsense_signed_with_the_online_keys_never_crashes(
     fleet: SignedFleet, custom: Any, path: str
@@ -214,9 +212,7 @@ def test_nonsense_signed_with_the_online_keys_never_crashes(
     assert directives(state) == ()
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(payload=st.binary(max_size=400))
 def test_any_bytes_as_metadata_never_crash(fleet: SignedFleet, payload: bytes) -> None:
     for role in ("root", "timestamp", "snapshot", "targets"):

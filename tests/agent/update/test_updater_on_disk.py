@@ -76,7 +76,7 @@ class Device:
         self.changed.set()
 
     async def outcomes(self, count: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while sum(bool(event.outcome) for event in self.events) < count:
                 self.changed.clear()
                 await self.changed.wait()
@@ -128,7 +128,7 @@ async def test_a_stop_in_the_middle_of_a_fetch_keeps_what_arrived(tmp_path, worl
     world.fleet.fetch = fetch
     device = Device(tmp_path, world.fleet)
     device.updater.desire([world.install(bundle)])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         await half_way.wait()
     await device.stop()
     held = sum(path.stat().st_size for path in (tmp_path / "pieces").iterdir())
@@ -136,7 +136,7 @@ async def test_a_stop_in_the_middle_of_a_fetch_keeps_what_arrived(tmp_path, worl
 
     go_on.set()
     device = Device(tmp_path, world.fleet)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not device.updater.deployments():
             await asyncio.sleep(0)
     assert device.updater.deployments()[0].phase is Phase.FETCH

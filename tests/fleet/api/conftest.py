@@ -62,6 +62,7 @@ async def lab(home: Home) -> AsyncIterator[Lab]:
         assert manager.addresses is not None
         channel = grpc.aio.insecure_channel(str(manager.addresses.grpc))
         stub: Any = device_pb2_grpc.DeviceServiceStub
-        async with httpx.AsyncClient(base_url=f"http://{manager.addresses.http}") as client:
+        base = f"http://{manager.addresses.http}"
+        async with httpx.AsyncClient(base_url=base, timeout=90) as client:
             yield Lab(manager, client, stub(channel))
         await channel.close()

@@ -13,7 +13,7 @@ from protos import device_pb2, report_pb2
 from tests.support.reports import batch, event, window
 
 Lab = Any
-TIMEOUT_S = 10.0
+TIMEOUT_S = 90.0
 
 
 async def _ended(call: Any) -> None:

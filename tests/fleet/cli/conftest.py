@@ -92,7 +92,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     manager = box["manager"]
     yield Served(ServedLab(manager), manager.addresses.to_json()["http"])
     box["loop"].call_soon_threadsafe(box["stop"].set)
-    runner.join(30)
+    runner.join(90)
     assert not runner.is_alive()
 
 
@@ -101,13 +101,13 @@ Until = Callable[[Callable[[], bool]], None]
 
 @pytest.fixture
 def until() -> Until:
-    """Wait for something real to happen, up to 30 s."""
+    """Wait for something real to happen, up to 90 s."""
 
     def wait(happened: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         pause = threading.Event()
         while not happened():
-            assert time.monotonic() < deadline, "did not happen within 30 s"
+            assert time.monotonic() < deadline, "did not happen within 90 s"
             pause.wait(0.02)
 
     return wait

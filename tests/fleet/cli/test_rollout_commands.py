@@ -33,7 +33,7 @@ def start(fleet: Served, path: str, *more: str) -> str:
     return str(json.loads(result.stdout)["id"])
 
 
-def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served) -> None:
+def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served, until: Until) -> None:
     release = fleet.lab.release("1")
     planned = fleet.run("rollout", "plan", release.path, *QUICK)
     assert planned.exit_code == 0, planned.output
@@ -43,16 +43,16 @@ def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served) -> None:
     rollout = start(fleet, release.path)
     fleet.lab.installed(release, rollout, DEVICES)
     fleet.lab.window(release, rollout, DEVICES)
-    fleet.lab.window(release, rollout, DEVICES)
     waited = fleet.run("rollout", "watch", rollout, "--every", "0.05", "--timeout", "300ms")
     assert waited.exit_code == 2  # a unit it does not know
     assert "--timeout = '300ms' is no duration" in waited.stderr
     # Stage 2 wants a window of its own.
+    until(lambda: "holding: 0 of 40" in fleet.run("rollout", "status", rollout).stdout)
     held = fleet.run("rollout", "watch", rollout, "--every", "0.05", "--timeout", "1s")
     assert held.exit_code == 4, held.output
     assert "r1 is still running after 1 s: holding: 0 of 40 canary devices" in held.stdout
     fleet.lab.window(release, rollout, DEVICES)
-    ended = fleet.run("rollout", "watch", "--every", "0.05", "--timeout", "30s")
+    ended = fleet.run("rollout", "watch", "--every", "0.05", "--timeout", "90s")
     assert ended.exit_code == 0, ended.output
     assert "r1: promoted: 40 of 40 canary devices have committed and reported;" in ended.stdout
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.rollout.controller import Step, decide
@@ -372,13 +372,11 @@ def verdict(seen: Snapshot) -> Verdict:
 
 
 @given(snapshots())
-@settings(max_examples=100)
 def test_the_same_snapshot_gets_the_same_answer(seen: Snapshot) -> None:
     assert decide(seen) == decide(seen)
 
 
 @given(snapshots())
-@settings(max_examples=100)
 def test_each_device_has_one_standing_and_all_are_counted(seen: Snapshot) -> None:
     tally = seen.tally()
     assert sum(tally.standings.values()) == tally.targeted == len(seen.cohort)
@@ -386,14 +384,12 @@ def test_each_device_has_one_standing_and_all_are_counted(seen: Snapshot) -> Non
 
 
 @given(snapshots())
-@settings(max_examples=100)
 def test_no_data_never_passes(seen: Snapshot) -> None:
     mute = [replace(device, served=Served()) for device in seen.cohort]
     assert verdict(replace(seen, cohort=tuple(mute))) is not Verdict.PASS
 
 
 @given(snapshots())
-@settings(max_examples=100)
 def test_nothing_reported_since_the_stage_began_never_passes(seen: Snapshot) -> None:
     stale = [
         replace(device, served=replace(device.served, last_window_s=STARTED_S - 1))
@@ -403,7 +399,6 @@ def test_nothing_reported_since_the_stage_began_never_passes(seen: Snapshot) -> 
 
 
 @given(snapshots(), st.data())
-@settings(max_examples=200)
 def test_worse_data_never_turns_fail_into_pass(seen: Snapshot, data: st.DataObject) -> None:
     if not seen.cohort:
         return
@@ -431,7 +426,6 @@ def test_worse_data_never_turns_fail_into_pass(seen: Snapshot, data: st.DataObje
 
 
 @given(snapshots())
-@settings(max_examples=100)
 def test_missing_devices_never_roll_back(seen: Snapshot) -> None:
     """Who was not heard from at all since long before, and has begun nothing, blames nobody."""
     gone = [DeviceView(device.device_id, NOW_S - 10_000) for device in seen.cohort]
