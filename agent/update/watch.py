@@ -42,8 +42,8 @@ class ProbationWatch:
         seen = False
         for window in windows:
             run = self._runs.get(window.model)
-            if run is None or run.manifest_sha256 != window.manifest_sha256:
-                continue
+            if run is None or run.manifest_sha256 != window.manifest_sha256 or window.role:
+                continue  # what it did beside the active version is not what it does as the active one
             seen = True
             self._runs[window.model] = replace(run, totals=_added(run.totals, window))
         return seen
@@ -66,4 +66,5 @@ def _added(totals: ProbationTotals, window: ServedWindow) -> ProbationTotals:
         output_violations=totals.output_violations + window.output_violations,
         non_finite=totals.non_finite + window.non_finite,
         input_violations=totals.input_violations + window.input_violations,
+        stuck=window.stuck,
     )
