@@ -42,8 +42,8 @@ class ProbationWatch:
         seen = False
         for window in windows:
             run = self._runs.get(window.model)
-            if run is None or run.manifest_sha256 != window.manifest_sha256 or window.role:
-                continue  # what it did beside the active version is not what it does as the active one
+            if run is None or run.manifest_sha256 != window.manifest_sha256:
+                continue
             seen = True
             self._runs[window.model] = replace(run, totals=_added(run.totals, window))
         return seen
