@@ -66,4 +66,5 @@ def _added(totals: ProbationTotals, window: ServedWindow) -> ProbationTotals:
         output_violations=totals.output_violations + window.output_violations,
         non_finite=totals.non_finite + window.non_finite,
         input_violations=totals.input_violations + window.input_violations,
+        stuck=window.stuck,
     )
