@@ -34,7 +34,7 @@ from agent.ports import (
 from agent.trust import CurrentModel, Decision
 from agent.trust_keeper import TrustKeeper, TrustKeeperLimits, TrustPorts
 from agent.update.journal import Deployment
-from agent.update.updater import ServedBundle
+from agent.update.served import ServedBundle
 from agent.uplink import Uplink, UplinkLimits
 from protos import report_pb2
 

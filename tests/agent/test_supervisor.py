@@ -21,7 +21,7 @@ from agent.ports import DownlinkMessage, ResourceUse, ServedWindow, ServerState
 from agent.supervisor import Supervisor, SupervisorLimits, SupervisorPorts
 from agent.trust import TrustState
 from agent.trust_keeper import TrustPorts, TrustView
-from agent.update.updater import ServedBundle
+from agent.update.served import ServedBundle
 from protos import report_pb2
 from tests.support.manual_clock import ManualClock
 

@@ -445,6 +445,18 @@ class World:
             directive,
         )
 
+    def beside(self, bundle: Bundle, mode: str, rollout: str = "r1", **changes) -> Decision:
+        directive = directive_of(
+            bundle, rollout, mode=mode, percent_bp=0, beside_bp=10000, **changes
+        )
+        release = release_of(bundle)
+        return Decision(
+            bundle.manifest.model, Verb.BESIDE, Reason.BESIDE, "beside", release, directive
+        )
+
+    def keep(self, bundle: Bundle, rollout: str = "r1", **changes) -> Decision:
+        return self.say(Verb.KEEP, Reason.ALREADY_ACTIVE, bundle, rollout, **changes)
+
     def revert(self, bundle: Bundle, rollout: str = "r1", to: Bundle | None = None) -> Decision:
         directive = directive_of(bundle, rollout, kind="rollback")
         return Decision(
@@ -462,10 +474,16 @@ class World:
 
     # --- what there is to see ---------------------------------------------------------------------
 
-    def window(self, bundle: Bundle, **counts: int) -> None:
-        self.updater.observe(
-            [ServedWindow(bundle.manifest.model, bundle.manifest.version, bundle.sha256, **counts)]
-        )
+    def window(self, bundle: Bundle, role: str = "", **counts: int) -> None:
+        manifest = bundle.manifest
+        window = ServedWindow(manifest.model, manifest.version, bundle.sha256, role=role, **counts)
+        self.updater.observe([window])
+
+    async def crashed(self, *bundles: Bundle, seconds: float = 1.0) -> None:
+        """The server dies and comes back, with these bundles under suspicion."""
+        self.server.crash(suspects=tuple(bundle.sha256 for bundle in bundles))
+        self.updater.server_changed(self.server.state)
+        await self.run_for(seconds)
 
     def history(self, rollout: str | None = None) -> list[str]:
         """Phases and outcomes reported, in order: ``fetch``, ``committed``, ``refused:code``."""
