@@ -44,6 +44,10 @@ class Clock(Protocol):
         """Never goes back; zero is arbitrary."""
         ...
 
+    def utc_offset_minutes(self) -> int:
+        """What the device's local time is ahead of UTC now."""
+        ...
+
     async def sleep(self, seconds: float) -> None: ...
 
 
@@ -323,6 +327,9 @@ class ResourceUse:
     disk_free_bytes: int
     memory_available_bytes: int
     temperature_c: float | None = None
+    battery_percent: float | None = None
+    """None: there is no battery."""
+    on_battery: bool = False
 
 
 class SwapMemory(Protocol):

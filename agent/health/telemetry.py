@@ -37,12 +37,16 @@ MAX_REMEMBERED: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A version this device answers with (or tries in probation), and the rollout that brought it."""
+    """A version this device answers with (or tries in probation), and the rollout that brought it.
+
+    ``role``: "" answers; "arm" and "shadow" are held beside it.
+    """
 
     model: str
     version: str
     manifest_sha256: str
     rollout_id: str = ""
+    role: str = ""
 
 
 def merge_histograms(into: report_pb2.Histogram, other: report_pb2.Histogram) -> None:

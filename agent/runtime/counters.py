@@ -5,6 +5,8 @@ Rules kept here:
 - ``requests`` are those that reached the model: refused inputs are counted apart, so that a
   caller's mistakes neither raise nor dilute a model's error rate.
 - ``over_objective`` and the latency histogram count answered requests; a failure has no latency.
+- ``unroutable`` are requests that the version answered as the active one because nothing in them says which arm they
+  belong to.
 - A drain takes everything and starts anew, atomically: no request is counted twice or lost.
 """
 
@@ -32,11 +34,17 @@ class Counts:
     non_finite: int = 0
     error_kinds: Mapping[str, int] = field(default_factory=dict)
     latency: HistogramData | None = None
+    unroutable: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was counted."""
+        return bool(self.requests or self.input_violations or self.unroutable)
 
 
 class VersionCounters:
-    """Counters of one version; safe for threads. ``objective_s``: an answer that takes longer is
-    over it."""
+    """Counters of one version in one role; safe for threads. ``objective_s``: an answer that takes
+    longer is over it."""
 
     __slots__ = (
         "_failures",
@@ -48,16 +56,19 @@ class VersionCounters:
         "_output_violations",
         "_over",
         "_requests",
+        "_unroutable",
         "objective_s",
+        "role",
     )  # fmt: skip
 
-    def __init__(self, objective_s: float) -> None:
+    def __init__(self, objective_s: float, role: str = "") -> None:
         self.objective_s = objective_s
+        self.role = role
         self._lock = threading.Lock()
         self._reset()
 
     def _reset(self) -> None:
-        self._requests = self._failures = self._over = 0
+        self._requests = self._failures = self._over = self._unroutable = 0
         self._input_violations = self._output_violations = self._non_finite = 0
         self._kinds: dict[str, int] = {}
         self._latency = LatencyHistogram()
@@ -90,6 +101,11 @@ class VersionCounters:
         with self._lock:
             self._input_violations += 1
 
+    def unroutable(self) -> None:
+        """A request is answered by this version because nothing says which arm it belongs to."""
+        with self._lock:
+            self._unroutable += 1
+
     def drain(self) -> Counts:
         """Everything since the last drain."""
         with self._lock:
@@ -102,6 +118,7 @@ class VersionCounters:
                 non_finite=self._non_finite,
                 error_kinds=dict(self._kinds),
                 latency=self._latency.data(),
+                unroutable=self._unroutable,
             )
             self._reset()
         return counts

@@ -22,7 +22,7 @@ from agent.bundle.folder import read_bundle
 from agent.errors import AgentError, BundleError, DeviceError
 from agent.runtime import run_marks
 from agent.runtime.registry import Registry, VersionWindow
-from agent.serving.control import MAX_LINE_BYTES, Fault, Message, Op, decode, encode
+from agent.serving.control import MAX_LINE_BYTES, Fault, Message, Op, decode, encode, share_from
 from agent.serving.feedback import FeedbackLog, merged_windows
 
 __all__ = ["ControlLoop"]
@@ -135,6 +135,8 @@ class ControlLoop:
                 self._registry.activate(message["model"], message["manifest_sha256"])
             case Op.UNLOAD:
                 self._registry.unload(message["model"], message["manifest_sha256"])
+            case Op.SHARE:
+                self._registry.share(message["model"], share_from(message.get("sharing")))
             case Op.DRAIN:
                 windows = [_to_json(window) for window in self._registry.drain()]
                 return {"windows": merged_windows(windows, self._feedback.drain())}
@@ -159,4 +161,5 @@ def _to_json(window: VersionWindow) -> dict[str, Any]:
         "model": window.model,
         "version": window.version,
         "manifest_sha256": window.manifest_sha256,
+        "role": window.role,
     }

@@ -31,7 +31,7 @@ from agent.runtime.errors import (
     UnknownServableError,
 )
 from agent.runtime.registry import Registry
-from agent.runtime.servable import Handle, ServableState
+from agent.runtime.servable import ANSWERING, Handle, ServableState
 from agent.serving.errors import CallerGoneError, FleetDecidesError, OverloadError
 from agent.serving.feedback import FeedbackDesk
 from agent.serving.watchdog import RunWatchdog
@@ -59,9 +59,14 @@ _STATES: Final = {
     ServableState.ACTIVE: ("READY", ""),
     ServableState.PREVIOUS: ("READY", "not active: answers only requests that name its version"),
     ServableState.CANDIDATE: ("UNAVAILABLE", "loaded, not active yet"),
+    ServableState.ARM: (
+        "READY",
+        "answers its share of the requests, and those that name its version",
+    ),
+    ServableState.SHADOW: ("UNAVAILABLE", "gets copies of requests, answers nobody"),
+    ServableState.STANDBY: ("UNAVAILABLE", "loaded, ready to take over"),
     ServableState.RETIRED: ("UNAVAILABLE", "being unloaded"),
 }
-_ANSWERING: Final = (ServableState.ACTIVE, ServableState.PREVIOUS)
 _UNSUPPORTED: Final = ("classification", "shared_memory_region")
 _log = logging.getLogger(__name__)
 
@@ -154,10 +159,10 @@ class InferenceProtocol:
         began_s = time.perf_counter()
         if question.waits:
             handle = self._registry.acquire_waiting(
-                question.model, question.version, question.remaining_s()
+                question.model, question.version, question.remaining_s(), question
             )
         else:
-            handle = self._registry.acquire(question.model, question.version)
+            handle = self._registry.acquire(question.model, question.version, question)
         # Only now: what a request waited for a version is not that version's latency.
         began_s = time.perf_counter()
         with handle:
@@ -243,7 +248,7 @@ class InferenceProtocol:
         versions = [
             servable.manifest.version
             for servable in self._registry.versions(name)
-            if servable.state in _ANSWERING
+            if servable.state in ANSWERING
         ]
         return manifest, versions
 

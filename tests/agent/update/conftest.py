@@ -48,6 +48,9 @@ class VirtualClock:
     def monotonic_s(self) -> float:
         return self.t
 
+    def utc_offset_minutes(self) -> int:
+        return 0
+
     async def sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._n += 1
