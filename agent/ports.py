@@ -245,6 +245,8 @@ class ServedWindow:
     low_confidence: int = 0
     output_counts: Mapping[str, int] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
+    stuck: int = 0
+    """No count: runs that take longer than the latency objective at the moment of the drain."""
 
 
 @dataclass(frozen=True, slots=True)

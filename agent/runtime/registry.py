@@ -28,9 +28,10 @@ from agent.errors import DeviceError
 from agent.runtime.counters import Counts, VersionCounters
 from agent.runtime.errors import NotReadyError, UnknownServableError
 from agent.runtime.loading import load_warm, read_manifest
-from agent.runtime.routing import Asker, Role, Share, routed_to_arm, routing_value
+from agent.runtime.providers import CPU
+from agent.runtime.routing import UNROUTABLE, Asker, Role, Share, routed_to_arm, routing_value
 from agent.runtime.servable import ANSWERING, Beside, Handle, Servable, ServableState
-from agent.runtime.session import EngineOptions
+from agent.runtime.session import EngineOptions, threads_of
 
 __all__ = ["Registry", "RegistryLimits", "VersionWindow"]
 
@@ -196,6 +197,11 @@ class Registry:
         if model is None:
             return ()
         return sorted(model.loaded, key=lambda servable: servable is not model.active)
+
+    def on_one_thread(self, manifest: Manifest) -> bool:
+        """Whether a run of the bundle uses one thread of the processor, its caller's, and nothing else."""
+        engine = self._engine
+        return engine.providers == (CPU,) and threads_of(manifest.intra_op_threads, engine) == 1
 
     def names(self) -> Sequence[str]:
         """Models with a loaded version, in order."""
@@ -397,7 +403,7 @@ def _chosen(model: _Model, asker: Asker | None) -> Servable | None:
         return active
     value = routing_value(share, asker)
     if value is None:
-        active.counters.unroutable()
+        active.counters.noted(UNROUTABLE)
         return active
     return beside.servable if routed_to_arm(share, value) else active
 

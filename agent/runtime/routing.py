@@ -6,7 +6,7 @@ Rules kept here:
   one caller gets one version for as long as the rollout lasts, on every thread and after every restart.
 - Shares are nested: whoever is in at 1 % is still in at 10 %.
 - The value is the routing parameter's, else the request's id. A request with neither cannot be sent to the same
-  version again, so it belongs to the version that is active.
+  version again, so it belongs to the version that is active, where it is noted as ``UNROUTABLE``.
 - The same value is the same caller however it is written: 7, 7.0 and "7" are one.
 """
 
@@ -16,10 +16,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-__all__ = ["SLOTS", "Asker", "Role", "Share", "copied", "routed_to_arm", "routing_value", "slot_of"]
+__all__ = [
+    "SLOTS",
+    "UNROUTABLE",
+    "Asker",
+    "Role",
+    "Share",
+    "copied",
+    "routed_to_arm",
+    "routing_value",
+    "slot_of",
+]
 
 SLOTS: Final = 10_000
 """Number of places; one place is one basis point."""
+UNROUTABLE: Final = "unroutable"
+"""The kind, in the active version's window, of requests in which nothing says to which arm they belong."""
 _ARM: Final = b"arm-v1"
 _COPY: Final = b"copy-v1"
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from agent.bundle import Manifest
 from agent.runtime.counters import VersionCounters
+from agent.runtime.observer import Observer, observer_of
 from agent.runtime.pipeline import Pipeline
 from agent.runtime.routing import Share
 
@@ -60,6 +61,7 @@ class Servable:
         "answered_before",
         "counters",
         "manifest",
+        "observer",
         "saved_form",
         "sha256",
         "shadow",
@@ -75,6 +77,8 @@ class Servable:
         self.saved_form = saved_form
         self._idle: Callable[[Servable], None] | None = None
         self.manifest: Manifest = pipeline.manifest
+        self.observer: Observer | None = observer_of(pipeline.manifest)
+        """Looks at what it answers; None where there is nothing to count."""
         self.sha256 = sha256
         self.state = ServableState.CANDIDATE
         self.answered_before = False

@@ -114,21 +114,9 @@ def windows_from(answer: Message) -> Sequence[ServedWindow]:
 
 def _window(entry: Message) -> ServedWindow:
     histogram = entry.get("latency")
-    return ServedWindow(
-        model=entry["model"],
-        version=entry["version"],
-        manifest_sha256=entry["manifest_sha256"],
-        requests=entry["requests"],
-        failures=entry["failures"],
-        over_objective=entry["over_objective"],
-        input_violations=entry["input_violations"],
-        output_violations=entry["output_violations"],
-        non_finite=entry["non_finite"],
-        error_kinds=dict(entry["error_kinds"]),
-        feedback_count=entry.get("feedback_count", 0),
-        feedback_correct=entry.get("feedback_correct", 0),
-        feedback_abs_error_sum=entry.get("feedback_abs_error_sum", 0.0),
-        feedback_unknown=entry.get("feedback_unknown", 0),
-        role=entry.get("role", ""),
-        latency=None if histogram is None else report_pb2.Histogram(**histogram),
-    )
+    known = {name: entry[name] for name in _WINDOW_FIELDS if name in entry}
+    latency = None if histogram is None else report_pb2.Histogram(**histogram)
+    return ServedWindow(**{**known, "latency": latency})
+
+
+_WINDOW_FIELDS: Final = tuple(field.name for field in fields(ServedWindow))

@@ -4,6 +4,7 @@ Rules kept here:
 
 - Both front ends ask here, so that they cannot disagree: one lease, one check of the contract, one
   set of counters, one wording.
+- What is beside the active version takes nothing from a request: its answer is whole before a shadow is told of it.
 - Broken inputs are refused and counted apart from failures. Broken or non-finite outputs are
   counted and answered.
 - Which versions run is the fleet's decision: loading and unloading over the protocol is refused.
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from agent import __version__
 from agent.bundle import Manifest
@@ -28,13 +29,17 @@ from agent.runtime.errors import (
     InputContractError,
     NotReadyError,
     RequestError,
+    UnknownRequestError,
     UnknownServableError,
 )
 from agent.runtime.registry import Registry
 from agent.runtime.servable import ANSWERING, Handle, ServableState
+from agent.serving.counting import CountingDesk
 from agent.serving.errors import CallerGoneError, FleetDecidesError, OverloadError
 from agent.serving.feedback import FeedbackDesk
+from agent.serving.shadow import Answered, ShadowRunner
 from agent.serving.watchdog import RunWatchdog
+from agent.serving.windows import drained_windows
 
 __all__ = [
     "EXTENSIONS",
@@ -88,6 +93,7 @@ class Fault(Enum):
 
 _FAULTS: Final[Mapping[type[Exception], Fault]] = {
     UnknownServableError: Fault.NOT_FOUND,
+    UnknownRequestError: Fault.NOT_FOUND,
     NotReadyError: Fault.UNAVAILABLE,
     InputContractError: Fault.INVALID_ARGUMENT,
     FleetDecidesError: Fault.PERMISSION_DENIED,
@@ -148,6 +154,9 @@ class InferenceProtocol:
         self._watchdog = watchdog
         self.feedback = FeedbackDesk(registry)
         """Takes the truth about what was answered."""
+        self.counting = CountingDesk(registry, self.feedback.log)
+        """Takes what applications count."""
+        self._shadows = ShadowRunner(registry, watchdog)
 
     def infer(self, question: Question[T]) -> T:
         """Run a model on one request.
@@ -196,14 +205,26 @@ class InferenceProtocol:
             counters.failed("unexpected")
             raise
         findings = check_outputs(manifest.outputs, outputs)
+        observer = servable.observer
+        seen = None if observer is None else observer.look(outputs)
         answer = question.encode(Answer(manifest, names, outputs, servable.sha256))
-        self.feedback.answered(manifest, servable.sha256, question.request_id, outputs)
+        if question.request_id:
+            self.feedback.answered(servable, counters.role, question.request_id, outputs)
         counters.answered(
             time.perf_counter() - began_s,
+            seen,
             violations=bool(findings.violations),
             non_finite=bool(findings.non_finite),
         )
+        shadow = servable.shadow
+        if shadow is not None:
+            self._shadows.offer(shadow, Answered(servable, inputs, outputs), question.request_id)
         return answer
+
+    def drained(self) -> list[dict[str, Any]]:
+        """What every version counted since the last call, for the supervisor."""
+        stuck = self._watchdog.overdue()
+        return drained_windows(self._registry, self.feedback.log, self.counting.log, stuck)
 
     async def wait_held(self, model: str) -> None:
         """While memory allows ``model`` one version only and the next is being loaded: wait for it, a

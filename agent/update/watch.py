@@ -65,7 +65,7 @@ class ProbationWatch:
             if run is None or run.manifest_sha256 != window.manifest_sha256:
                 continue
             if run.role != window.role:
-                continue
+                continue  # what it did beside the active version is not what it does as the active one
             seen = True
             self._runs[window.model] = replace(run, totals=_added(run.totals, window))
         return seen
@@ -97,4 +97,5 @@ def _added(totals: ProbationTotals, window: ServedWindow) -> ProbationTotals:
         output_violations=totals.output_violations + window.output_violations,
         non_finite=totals.non_finite + window.non_finite,
         input_violations=totals.input_violations + window.input_violations,
+        stuck=window.stuck,
     )

@@ -272,7 +272,7 @@ def test_an_arm_answers_its_share_and_whoever_names_it(
     assert asked(registry, None) == "1.0.0"  # not a request
     assert answer(registry, "2.0.0") == 3.0
     windows = {(it.version, it.role): it.counts for it in registry.drain()}
-    assert windows["1.0.0", ""].unroutable == 1
+    assert windows["1.0.0", ""].error_kinds == {"unroutable": 1}
     assert windows["1.0.0", ""].requests + windows["2.0.0", "arm"].requests == 2 * len(versions) + 2
 
     registry.share("scale", replace(share, traffic_bp=10_000))

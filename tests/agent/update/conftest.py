@@ -351,7 +351,7 @@ class Server:
         if sharing is None:
             self.shared.pop(model, None)
         else:
-            assert self.active.get(model) != sharing.manifest_sha256, "beside itself"
+            assert self.active.get(model) not in (None, sharing.manifest_sha256), "beside what?"
             self.shared[model] = sharing
 
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
