@@ -55,10 +55,11 @@ def _check(world, old, new):
         assert record.slots.active.manifest_sha256 == world.served()
 
 
-STORIES = list(itertools.product((*SAID, *BROKEN), repeat=3))
+STORIES = list(itertools.product(SAID, (*SAID, *BROKEN), (*SAID, *BROKEN)))
+"""Nothing can break of a bundle that nothing was said about."""
 
 
-@pytest.mark.parametrize("first", [*SAID, *BROKEN])
+@pytest.mark.parametrize("first", SAID)
 async def test_every_story_of_three_steps_ends_as_the_fleet_wants(new_world, bundle_of, first):
     old, new = bundle_of("0"), bundle_of("1")
     for story in (story for story in STORIES if story[0] == first):
