@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.trust import (
@@ -336,7 +336,6 @@ def follow(decision: Decision, have: CurrentModel) -> CurrentModel:
     return replace(have, pending_sha256=None, pending_rollout_id=None)
 
 
-@settings(max_examples=200)
 @given(some_directives(), standings)
 def test_following_a_decision_settles(directives: list[Directive], have: CurrentModel) -> None:
     """A device that does what it is told comes to rest: no swinging between bundles."""
@@ -346,7 +345,6 @@ def test_following_a_decision_settles(directives: list[Directive], have: Current
     assert before == have
 
 
-@settings(max_examples=200)
 @given(some_directives(), standings, st.randoms())
 def test_asked_twice_it_answers_the_same(
     directives: list[Directive], have: CurrentModel, random: Any
@@ -356,7 +354,6 @@ def test_asked_twice_it_answers_the_same(
     assert decide(directives, RELEASES, FACTS, {"m": have}, {}, NOW_S) == answer
 
 
-@settings(max_examples=200)
 @given(some_directives(), standings, st.integers(0, 4))
 def test_what_is_installed_is_allowed(
     directives: list[Directive], have: CurrentModel, floor: int
@@ -379,7 +376,6 @@ def test_what_is_installed_is_allowed(
         assert not directive.selector
 
 
-@settings(max_examples=100)
 @given(some_directives(), standings)
 def test_nothing_is_left_without_a_rollback(
     directives: list[Directive], have: CurrentModel
