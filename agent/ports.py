@@ -25,6 +25,7 @@ __all__ = [
     "ResourceUse",
     "ServedWindow",
     "ServerState",
+    "Sharing",
     "SlotStore",
     "SwapMemory",
     "Trial",
@@ -41,6 +42,10 @@ class Clock(Protocol):
 
     def monotonic_s(self) -> float:
         """Never goes back; zero is arbitrary."""
+        ...
+
+    def utc_offset_minutes(self) -> int:
+        """What the device's local time is ahead of UTC now."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
@@ -258,6 +263,22 @@ class ServerState:
     suspects: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a loaded version beside the active one takes part.
+
+    ``role``: "shadow" gets copies of requests, "arm" answers its share of them, "standby" waits for a swap.
+    ``traffic_bp``: the share of requests that it gets, 0 to 10000. ``routing_key``: the request parameter an arm
+    divides by, "" is the request id. ``salt``: id of the rollout; an assignment is sticky within it.
+    """
+
+    manifest_sha256: str
+    role: str
+    traffic_bp: int = 0
+    routing_key: str = ""
+    salt: str = ""
+
+
 class ModelServer(Protocol):
     """The process that serves models. Restarted by its adapter; a restart loses what was loaded."""
 
@@ -280,6 +301,14 @@ class ModelServer(Protocol):
         """Swap: from now on requests for ``model`` go to this loaded version. The old one stays loaded."""
         ...
 
+    async def share(self, model: str, sharing: Sharing | None) -> None:
+        """Let a loaded version take part beside the active one, in place of the one that did; None: nothing does.
+
+        Raises:
+            DeviceError: it is not loaded, or the server died or timed out.
+        """
+        ...
+
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
         """Let a version go once its last lease ends. Unknown versions are no error.
 
@@ -300,6 +329,9 @@ class ResourceUse:
     disk_free_bytes: int
     memory_available_bytes: int
     temperature_c: float | None = None
+    battery_percent: float | None = None
+    """None: there is no battery."""
+    on_battery: bool = False
 
 
 class SwapMemory(Protocol):

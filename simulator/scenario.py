@@ -73,6 +73,9 @@ class Devices:
         default_factory=dict,
         metadata={"doc": "label = value, or a list of which each device gets one by the seed"},
     )
+    providers: str = _text(
+        "cpu", "execution providers, parted by commas, of which each device has one by the seed"
+    )
     ramp_s: float = _number(2.0, "devices connect spread over this time", most=3600)
     seed: int = _number(
         1, "everything drawn by chance follows from it and the device id", most=2**31
@@ -137,6 +140,9 @@ class ModelBehaviour:
     over_objective_rate: float = _number(0.0, "share slower than the objective", most=1.0)
     output_violation_rate: float = _number(0.0, "share of answers outside the contract", most=1.0)
     non_finite_rate: float = _number(0.0, "share of answers with NaN or infinity", most=1.0)
+    disagreement_rate: float = _number(
+        0.0, "share of a shadow's answers that differ from the active version's", most=1.0
+    )
     trial: str = field(
         default="ok", metadata={"doc": "how its trial ends", "choices": TrialFault, "key": ""}
     )

@@ -8,13 +8,22 @@ a verified state), :mod:`agent.trust.manifest` (a manifest against its release),
 """
 
 from agent.trust.cohort import in_cohort, slot_of
-from agent.trust.decide import decide, selects
-from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Verb
+from agent.trust.decide import decide
+from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Tries, Verb
 from agent.trust.directive import Directive
 from agent.trust.errors import RefusedMetadataError
 from agent.trust.loopback import require_loopback
 from agent.trust.release import BundleRelease, bundle_path
 from agent.trust.state import TrustState, TrustStore
+from agent.trust.turns import (
+    excluded,
+    is_open,
+    is_stopped,
+    may_try,
+    selects,
+    share_now_bp,
+    stratum_of,
+)
 
 __all__ = [
     "BundleRelease",
@@ -24,13 +33,20 @@ __all__ = [
     "Directive",
     "Reason",
     "RefusedMetadataError",
+    "Tries",
     "TrustState",
     "TrustStore",
     "Verb",
     "bundle_path",
     "decide",
+    "excluded",
     "in_cohort",
+    "is_open",
+    "is_stopped",
+    "may_try",
     "require_loopback",
     "selects",
+    "share_now_bp",
     "slot_of",
+    "stratum_of",
 ]

@@ -40,6 +40,26 @@ def test_who_is_not_meant_is_not_compared():
     assert not in_comparison(directive(), other)
 
 
+def test_a_stage_is_who_answers_and_who_holds_it_beside():
+    devices = [f"d{number}" for number in range(400)]
+    shadow = directive(mode="shadow", percent_bp=0, beside_bp=1000)
+    wide = directive(mode="ab", percent_bp=1000, beside_bp=500)
+    for device in devices:
+        expected = in_comparison(directive(), facts(device))
+        assert in_comparison(shadow, facts(device)) is expected
+        assert in_comparison(wide, facts(device)) is expected
+    inside = next(it for it in devices if in_cohort(SHA, it, 1000))
+    assert not in_comparison(directive(percent_bp=0, beside_bp=1000), facts(inside))
+
+
+def test_who_is_left_out_or_stopped_is_not_compared():
+    inside = facts(next(f"d{n}" for n in range(1000) if in_cohort(SHA, f"d{n}", 500)))
+    assert not in_comparison(directive(exclude=(("hardware", "x86_64"),)), inside)
+    assert not in_comparison(directive(stopped=("cam/cpu",)), inside)
+    ramp = directive(ramp_s=1000, stage_started_s=1000)
+    assert in_comparison(ramp, inside), "from the first moment of the stage"
+
+
 def test_the_pace_follows_what_goes_on():
     pace = Pace(LIMITS, 1000)
     pace.set(busy=False, now_s=1000)

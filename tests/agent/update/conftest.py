@@ -23,6 +23,7 @@ from agent.ports import (
     PieceRange,
     ServedWindow,
     ServerState,
+    Sharing,
     SwapMemory,
     TrialResult,
 )
@@ -46,6 +47,9 @@ class VirtualClock:
 
     def monotonic_s(self) -> float:
         return self.t
+
+    def utc_offset_minutes(self) -> int:
+        return 0
 
     async def sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -289,10 +293,14 @@ class Server:
         self.load_errors: dict[str, list[Exception | str]] = {}
         self.unloaded: list[str] = []
         self.held: list[tuple[str, str]] = []
+        self.loads: list[str] = []
+        self.shared: dict[str, Sharing] = {}
+        self.shares: list[tuple[str, Sharing | None]] = []
 
     def crash(self, *, back: bool = True, suspects: tuple[str, ...] = ()) -> None:
         self.loaded.clear()
         self.active.clear()
+        self.shared.clear()
         self._slots.hashed.clear()
         if back:
             self.state = ServerState(True, self.state.generation + 1, 101, "SIGSEGV", suspects)
@@ -315,6 +323,7 @@ class Server:
         assert manifest_sha256 in self._slots.hashed, "loaded without being hashed"
         assert manifest_sha256 not in self._slots.damaged, "loaded a damaged slot"
         assert manifest_sha256 in self._tried(), "loaded without having passed a trial"
+        self.loads.append(manifest_sha256)
         script = self.load_errors.get(manifest_sha256)
         if script:
             error = script.pop(0)
@@ -329,6 +338,21 @@ class Server:
     async def activate(self, model: str, manifest_sha256: str) -> None:
         assert manifest_sha256 in self.loaded
         self.active[model] = manifest_sha256
+        if model in self.shared and self.shared[model].manifest_sha256 == manifest_sha256:
+            del self.shared[model]
+
+    async def share(self, model: str, sharing: Sharing | None) -> None:
+        if not self.state.running:
+            raise DeviceError("server down")
+        assert sharing is None or sharing.manifest_sha256 in self.loaded, (
+            "shared what is not loaded"
+        )
+        self.shares.append((model, sharing))
+        if sharing is None:
+            self.shared.pop(model, None)
+        else:
+            assert self.active.get(model) not in (None, sharing.manifest_sha256), "beside what?"
+            self.shared[model] = sharing
 
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
         if hold_s:
@@ -337,6 +361,8 @@ class Server:
         self.unloaded.append(manifest_sha256)
         if self.active.get(model) == manifest_sha256:
             del self.active[model]
+        if model in self.shared and self.shared[model].manifest_sha256 == manifest_sha256:
+            del self.shared[model]
 
     async def drain(self) -> Sequence[ServedWindow]:
         return ()
@@ -422,6 +448,18 @@ class World:
             directive,
         )
 
+    def beside(self, bundle: Bundle, mode: str, rollout: str = "r1", **changes) -> Decision:
+        directive = directive_of(
+            bundle, rollout, mode=mode, percent_bp=0, beside_bp=10000, **changes
+        )
+        release = release_of(bundle)
+        return Decision(
+            bundle.manifest.model, Verb.BESIDE, Reason.BESIDE, "beside", release, directive
+        )
+
+    def keep(self, bundle: Bundle, rollout: str = "r1", **changes) -> Decision:
+        return self.say(Verb.KEEP, Reason.ALREADY_ACTIVE, bundle, rollout, **changes)
+
     def revert(self, bundle: Bundle, rollout: str = "r1", to: Bundle | None = None) -> Decision:
         directive = directive_of(bundle, rollout, kind="rollback")
         return Decision(
@@ -439,10 +477,16 @@ class World:
 
     # --- what there is to see ---------------------------------------------------------------------
 
-    def window(self, bundle: Bundle, **counts: int) -> None:
-        self.updater.observe(
-            [ServedWindow(bundle.manifest.model, bundle.manifest.version, bundle.sha256, **counts)]
-        )
+    def window(self, bundle: Bundle, role: str = "", **counts: int) -> None:
+        manifest = bundle.manifest
+        window = ServedWindow(manifest.model, manifest.version, bundle.sha256, role=role, **counts)
+        self.updater.observe([window])
+
+    async def crashed(self, *bundles: Bundle, seconds: float = 1.0) -> None:
+        """The server dies and comes back, with these bundles under suspicion."""
+        self.server.crash(suspects=tuple(bundle.sha256 for bundle in bundles))
+        self.updater.server_changed(self.server.state)
+        await self.run_for(seconds)
 
     def history(self, rollout: str | None = None) -> list[str]:
         """Phases and outcomes reported, in order: ``fetch``, ``committed``, ``refused:code``."""

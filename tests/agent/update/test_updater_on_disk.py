@@ -24,6 +24,9 @@ class WallClock:
     def monotonic_s(self) -> float:
         return time.monotonic()
 
+    def utc_offset_minutes(self) -> int:
+        return 0
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -44,6 +47,9 @@ class PretendedServer:
 
     async def activate(self, model: str, manifest_sha256: str) -> None:
         self.active[model] = manifest_sha256
+
+    async def share(self, model: str, sharing) -> None:
+        pass
 
     async def unload(self, model: str, manifest_sha256: str) -> None:
         pass
