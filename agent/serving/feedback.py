@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-import grpc
 import numpy as np
 
 from agent.bundle import Manifest, TensorSpec
@@ -291,26 +290,9 @@ class FeedbackDesk:
             return 503, _json({"error": str(error)})
         return 200, _json({"outcome": outcome})
 
-    def handler(self) -> Any:
-        """The generic handler of the gRPC service, for ``grpc.server(handlers=...)``."""
-        method = grpc.unary_unary_rpc_method_handler(
-            self._call,
-            request_deserializer=feedback_pb2.FeedbackRequest.FromString,
-            response_serializer=lambda message: message.SerializeToString(),
-        )
-        return grpc.method_handlers_generic_handler(FEEDBACK_SERVICE, {"Feedback": method})
-
-    def _call(
-        self, request: feedback_pb2.FeedbackRequest, context: Any
-    ) -> feedback_pb2.FeedbackResponse:
-        try:
-            outcome = self.feedback(request.model_name, _truth_of(request))
-        except UnknownServableError as error:
-            context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-        except InputContractError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except RequestError as error:
-            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    def message(self, request: feedback_pb2.FeedbackRequest) -> feedback_pb2.FeedbackResponse:
+        """The answer to the gRPC method. Raises RequestError like ``feedback``."""
+        outcome = self.feedback(request.model_name, _truth_of(request))
         return feedback_pb2.FeedbackResponse(outcome=outcome)
 
 

@@ -23,6 +23,7 @@ from agent.bundle import TensorSpec
 from agent.errors import ConfigError
 from agent.runtime.errors import NotReadyError
 from agent.serving.errors import OverloadError, WireError
+from agent.serving.placement import Placement
 from agent.serving.protocol import (
     PLATFORM,
     Answer,
@@ -33,7 +34,6 @@ from agent.serving.protocol import (
 )
 from agent.serving.rest.body import Body, BodyLimits, read_body
 from agent.serving.rest.codec import HEADER_LENGTH, Payload, parse_request
-from agent.serving.rest.placement import Placement
 from agent.trust.loopback import require_loopback
 
 __all__ = ["STATUSES", "RestApp", "RestLimits"]

@@ -1,10 +1,10 @@
-"""Where a request runs: on the event loop, which is fastest for a small model, or in the pool, so
-that a slow model does not hold up the others.
+"""Where a request runs: on the event loop, which is fastest for a small model, or in a pool, so that
+a slow model does not hold up the others. For both front ends that have an event loop; each measures for itself.
 
 Rules kept here:
 
 - Decided by measurement: the thread's time that requests of this size took for this version, from
-  reading the JSON to writing the answer. What was never fast runs in the pool.
+  reading the request to writing the answer. What was never fast runs in the pool.
 - A request no larger than one that was fast runs inline. A version that was slow inline too often
   goes to the pool until it is fast there: the time of some models hangs on values, not sizes.
 - A swap starts the measurement anew.
