@@ -46,7 +46,7 @@ class Placement:
     """Decides for one event loop. Not for threads: it is asked and told on the loop."""
 
     def __init__(self, limits: PlacementLimits | None = None) -> None:
-        self._limits = limits or PlacementLimits()
+        self.limits = limits or PlacementLimits()
         self._measured: dict[tuple[str, str], _Measured] = {}
 
     def inline(self, model: str, version: str, size_bytes: int) -> bool:
@@ -55,7 +55,7 @@ class Placement:
         return (
             measured is not None
             and size_bytes <= measured.fast_bytes
-            and measured.slow <= self._limits.forgiven
+            and measured.slow <= self.limits.forgiven
         )
 
     def record(
@@ -65,11 +65,11 @@ class Placement:
         measured = self._measured.get(key)
         if measured is None or measured.servable != servable:
             self._measured.pop(key, None)
-            while len(self._measured) >= self._limits.versions:
+            while len(self._measured) >= self.limits.versions:
                 del self._measured[next(iter(self._measured))]
             measured = self._measured[key] = _Measured(servable)
-        if seconds <= self._limits.fast_s:
+        if seconds <= self.limits.fast_s:
             measured.fast_bytes = max(measured.fast_bytes, size_bytes)
-            measured.slow = max(0.0, measured.slow - self._limits.recovery)
-        elif inline and seconds >= self._limits.slow_s:
-            measured.slow += seconds / self._limits.slow_s
+            measured.slow = max(0.0, measured.slow - self.limits.recovery)
+        elif inline and seconds >= self.limits.slow_s:
+            measured.slow += seconds / self.limits.slow_s

@@ -253,7 +253,7 @@ class Calls:
         """Run on the loop or in the pool, as measured."""
         desk = self._desk
         if desk.placement.inline(request.model, request.version, size):
-            self._ran(call, request, size, desk.run(request, call.remaining_s), inline=True)
+            self._ran(call, request, size, desk.run_inline(request, call.remaining_s, size))
             return
         self._arm(call)
         desk.submit(
@@ -262,15 +262,16 @@ class Calls:
         )
 
     def _ran_in_pool(self, call: Call, request: InferRequest, size: int, ran: Ran) -> None:
-        self._ran(call, request, size, ran, inline=False)
+        if isinstance(ran.answer, bytes):
+            key = (request.model, request.version)
+            self._desk.placement.record(
+                key, request.servable_sha256, size, ran.took_s, inline=False
+            )
+        self._ran(call, request, size, ran.answer)
         self._flush()
 
-    def _ran(self, call: Call, request: InferRequest, size: int, ran: Ran, *, inline: bool) -> None:
-        answer, took_s = ran
-        if isinstance(answer, bytes):
-            key = (request.model, request.version)
-            self._desk.placement.record(key, request.servable_sha256, size, took_s, inline=inline)
-        elif isinstance(answer, NotReadyError) and answer.held and not call.gone:
+    def _ran(self, call: Call, request: InferRequest, size: int, answer: bytes | Exception) -> None:
+        if isinstance(answer, NotReadyError) and answer.held and not call.gone:
             self._arm(call)
             call.task = self._desk.loop.create_task(self._wait_held(call, request, size))
             return
@@ -302,7 +303,7 @@ class Calls:
             self._place(call, request, size)
             self._flush()
             return
-        self._ran(call, request, size, Ran(error, 0.0), inline=False)
+        self._ran(call, request, size, error)
         self._flush()
 
     def _answer(self, call: Call, answer: bytes) -> None:

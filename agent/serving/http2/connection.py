@@ -287,7 +287,8 @@ class Connection(Generic[H]):
                 raise ConnectionBrokenError(
                     ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS"
                 )
-            frames.check_place(one)
+            if one.kind > Kind.HEADERS or not one.stream_id:
+                frames.check_place(one)
             handler = self._handlers.get(one.kind)
             if handler is not None:
                 handler(one, events)

@@ -17,6 +17,7 @@ __all__ = ["TRANSITIONS", "Broken", "Came", "State", "Stream"]
 class State(Enum):
     """Of one stream."""
 
+    __hash__ = object.__hash__  # by identity, like equality: looked up with every frame
     IDLE = "not opened yet"
     OPEN = "the request is coming"
     ENDED = "the request is whole, the answer is not"
@@ -28,6 +29,7 @@ class State(Enum):
 class Came(Enum):
     """What a peer sends on a stream. ``END`` is the flag, after the frame that carries it."""
 
+    __hash__ = object.__hash__  # as above
     HEADERS = "HEADERS"
     DATA = "DATA"
     END = "END_STREAM"
