@@ -30,7 +30,7 @@ from agent.serving.http2.frames import (
     frame,
     frame_head,
 )
-from agent.serving.http2.headers import NO_TABLE, Fields, HeaderDecoder
+from agent.serving.http2.headers import NO_TABLE, Fields, HeaderDecoder, check_trailers
 from agent.serving.http2.limits import Allowance, Http2Limits
 from agent.serving.http2.streams import TRANSITIONS, Came, State, Stream
 
@@ -382,10 +382,11 @@ class Connection(Generic[H]):
     def _take_trailers(
         self, stream_id: int, ended: bool, block: bytes, events: list[Event]
     ) -> None:
-        self._decoder.trailers(block)
+        fields = self._decoder.fields(block)
         stream = self._came(stream_id, Came.HEADERS)
         if stream is None:
             return
+        check_trailers(fields)
         if not ended:
             raise StreamBrokenError(ErrorCode.PROTOCOL_ERROR, "trailers that end nothing")
         self._end(stream)
@@ -519,7 +520,7 @@ class Connection(Generic[H]):
         return min(self._peer_frame, self._send.left, stream.send.left)
 
     def _wait(self, stream: Stream, data: Sequence[bytes], size: int) -> None:
-        stream.unsent += [memoryview(part) for part in data if part]
+        stream.unsent.append(memoryview(b"".join(data)))
         stream.unsent_bytes += size
         self.unsent_bytes += size
         self._unsent[stream.id] = stream

@@ -16,7 +16,15 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from agent.serving.http2.errors import ConnectionBrokenError, ErrorCode, StreamBrokenError
 
-__all__ = ["NO_TABLE", "Fields", "HeaderDecoder", "check_request", "literal", "status"]
+__all__ = [
+    "NO_TABLE",
+    "Fields",
+    "HeaderDecoder",
+    "check_request",
+    "check_trailers",
+    "literal",
+    "status",
+]
 
 Fields = Sequence[tuple[bytes, bytes]]
 T = TypeVar("T")
@@ -63,16 +71,9 @@ class HeaderDecoder(Generic[T]):
             self._known[block] = head
         return head
 
-    def trailers(self, block: bytes) -> None:
-        """Take in a block that ends a request; nothing in it is of use here.
-
-        Raises:
-            ConnectionBrokenError: it cannot be decoded. StreamBrokenError: it has pseudo-headers.
-        """
-        fields, _ = self._decode(block)
-        if any(name.startswith(b":") for name, _ in fields):
-            raise StreamBrokenError(ErrorCode.PROTOCOL_ERROR, "pseudo-headers in trailers")
-        _check_fields(fields)
+    def fields(self, block: bytes) -> Fields:
+        """What any other block says. Raises ConnectionBrokenError: it cannot be decoded."""
+        return self._decode(block)[0]
 
     def _decode(self, block: bytes) -> tuple[Fields, bool]:
         """The fields, and whether the block may be looked up from now on."""
@@ -115,6 +116,17 @@ def check_request(fields: Fields) -> None:
     for needed in (b":method", b":scheme", b":path"):
         if not pseudo.get(needed):
             raise _malformed(f"no {_shown(needed)}")
+    _check_fields(fields)
+
+
+def check_trailers(fields: Fields) -> None:
+    """Of a request; nothing in them is of use here.
+
+    Raises:
+        StreamBrokenError: the fields are malformed.
+    """
+    if any(name.startswith(b":") for name, _ in fields):
+        raise _malformed("pseudo-headers in trailers")
     _check_fields(fields)
 
 

@@ -39,6 +39,7 @@ class Http2Front:
         unix_path: str,
         calls: CallLimits,
         limits: FrontLimits | None = None,
+        http2: Http2Limits | None = None,
     ) -> None:
         """``unix_path``: a unix socket as well; "" for none.
 
@@ -48,6 +49,7 @@ class Http2Front:
         self._service = service
         self._call_limits = calls
         self._limits = limits or FrontLimits()
+        self._http2 = http2 or Http2Limits()
         self._sockets = [bind_tcp(listen, "[serving] listen")]
         self.port = int(self._sockets[0].getsockname()[1])
         if unix_path:
@@ -99,7 +101,7 @@ class Http2Front:
         around = Surroundings(
             desk,
             partial(read_head, methods=self._service.methods),
-            Http2Limits(),
+            self._http2,
             self._limits,
             set(),
             time.monotonic(),
