@@ -312,7 +312,7 @@ def _typed(name: str, array: Array) -> bytes:
     values = b""
     if array.size:
         values = _TYPED_TAG[dtype] + length_prefixed(array.tobytes())
-    contents = b"\x2a" + length_prefixed(values) if values else b""
+    contents = b"\x2a" + length_prefixed(values)
     return b"\x2a" + length_prefixed(_tensor(name, dtype, array.shape) + contents)
 
 

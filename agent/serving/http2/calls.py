@@ -18,9 +18,10 @@ from typing import Final
 
 from agent.runtime.errors import NotReadyError
 from agent.serving.errors import CallerGoneError, OverloadError
-from agent.serving.http2.connection import Connection, DataCame, Event, RequestCame
+from agent.serving.http2.connection import Connection
 from agent.serving.http2.desk import Desk, Ran
 from agent.serving.http2.errors import CallRefusedError
+from agent.serving.http2.events import DataCame, Event, RequestCame
 from agent.serving.http2.grpc_messages import (
     ANSWER_HEAD,
     OK_TRAILERS,

@@ -4,19 +4,19 @@ Rules kept here:
 
 - ``receive`` raises nothing, whatever comes: a broken stream is reset, a broken connection ends with GOAWAY.
 - Which frame may come on which stream is ``streams.TRANSITIONS``, and nowhere else.
-- What is not sent yet waits in its stream, never in the output beyond ``max_write_bytes``; whoever reads slowly holds
-  up nobody else.
+- What is not sent yet waits in its stream, never in the output beyond ``max_write_bytes`` (``outbox``).
 - The compression state is kept whatever becomes of a stream: header blocks of refused streams are read too.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from agent.serving.http2 import frames
 from agent.serving.http2.errors import ConnectionBrokenError, ErrorCode, StreamBrokenError
-from agent.serving.http2.flow import ReceiveWindow, SendWindow
+from agent.serving.http2.events import DataCame, Event, Head, RequestCame, StreamGone
+from agent.serving.http2.flow import ReceiveWindow
 from agent.serving.http2.frames import (
     ACK,
     END_HEADERS,
@@ -28,19 +28,15 @@ from agent.serving.http2.frames import (
     Kind,
     Setting,
     frame,
-    frame_head,
 )
-from agent.serving.http2.headers import NO_TABLE, Fields, HeaderDecoder, check_trailers
+from agent.serving.http2.headers import Fields, HeaderDecoder, check_trailers
 from agent.serving.http2.limits import Allowance, Http2Limits
+from agent.serving.http2.outbox import DEFAULT_FRAME_BYTES, DEFAULT_WINDOW_BYTES, Outbox
 from agent.serving.http2.streams import TRANSITIONS, Came, State, Stream
 
-__all__ = ["Connection", "DataCame", "Event", "Head", "RequestCame", "StreamGone"]
+__all__ = ["Connection"]
 
-DEFAULT_WINDOW_BYTES: Final = 65_535
-DEFAULT_FRAME_BYTES: Final = 1 << 14
 DEFAULT_TABLE_BYTES: Final = 4096
-DRIBBLE_BYTES: Final = 1024
-"""Smaller parts of an answer, when the peer's window makes them so small, are paid from the allowance."""
 
 _HTTP1_TEXT: Final = b"This port speaks gRPC over HTTP/2. REST is on the port of [serving] http.\n"
 _HTTP1_ANSWER: Final = (
@@ -49,41 +45,7 @@ _HTTP1_ANSWER: Final = (
 )
 
 
-class Head(Protocol):
-    """What a request's user makes of its fields."""
-
-    @property
-    def length(self) -> int | None:
-        """Bytes of body that it promises."""
-        ...
-
-
 H = TypeVar("H", bound=Head)
-
-
-class RequestCame(NamedTuple):
-    """A stream was opened. ``head`` is what the connection's ``read`` made of its fields."""
-
-    stream_id: int
-    head: object
-    ended: bool
-
-
-class DataCame(NamedTuple):
-    """A part of a request's body; its window opens again by ``Connection.consumed``."""
-
-    stream_id: int
-    data: bytes
-    ended: bool
-
-
-class StreamGone(NamedTuple):
-    """Nobody waits for this stream's answer any more."""
-
-    stream_id: int
-
-
-Event = RequestCame | DataCame | StreamGone
 
 
 class _Block(NamedTuple):
@@ -110,30 +72,20 @@ class Connection(Generic[H]):
         self._decoder = HeaderDecoder(read, limits.max_header_list_bytes, limits.remembered_heads)
         self._allowance = Allowance(limits.allowance, limits.allowance_per_s, clock)
         self._receive = ReceiveWindow(limits.connection_window_bytes)
-        self._send = SendWindow(DEFAULT_WINDOW_BYTES)
         self._peer_window = DEFAULT_WINDOW_BYTES
-        self._peer_frame = DEFAULT_FRAME_BYTES
-        self._table_due = False
         self._streams: dict[int, Stream] = {}
         self._resets: OrderedDict[int, State] = OrderedDict()
-        self._unsent: dict[int, Stream] = {}
         self._last = 0
         self._preface = bytearray()
         self._begun = False
         self._block: _Block | None = None
-        self._max_write_bytes = max_write_bytes
-        self._out: list[bytes | memoryview] = []
-        self._out_bytes = 0
+        self._out = Outbox(max_write_bytes, self._spend)
         self.settled = False
         """The peer's first SETTINGS came."""
         self.draining = False
         """No new streams."""
         self.ended = False
         """Nothing more is taken or sent once the output is."""
-        self.writable = True
-        """Whether the transport takes more; its user sets it. While it does not, answers wait like for a window."""
-        self.unsent_bytes = 0
-        """Of answers that wait for windows."""
         self._handlers: dict[int, Callable[[Frame, list[Event]], None]] = {
             Kind.DATA: self._take_data,
             Kind.HEADERS: self._take_headers,
@@ -144,7 +96,6 @@ class Connection(Generic[H]):
             Kind.GOAWAY: self._take_nothing,
             Kind.WINDOW_UPDATE: self._take_window_update,
         }
-        self._greet()
 
     # --- for its user -----------------------------------------------------------------------------
 
@@ -170,12 +121,7 @@ class Connection(Generic[H]):
 
     def take(self) -> bytes:
         """What is to be sent now."""
-        if not self._out:
-            return b""
-        joined = b"".join(self._out)
-        self._out.clear()
-        self._out_bytes = 0
-        return joined
+        return self._out.take()
 
     def send(
         self,
@@ -189,17 +135,11 @@ class Connection(Generic[H]):
         stream = self._streams.get(stream_id)
         if stream is None:
             return
+        out = self._out
         if head:
-            self._put_block(stream_id, END_HEADERS, head)
-        size = sum(map(len, data))
-        if size and (stream.unsent or size > self._room(stream)):
-            stream.trailers = trailers
-            self._wait(stream, data, size)
-            return
-        if size:
-            self._send.left -= size
-            stream.send.left -= size
-            self._put(frame_head(Kind.DATA, 0, stream_id, size), *data)
+            out.block(stream_id, END_HEADERS, head)
+        if data:
+            out.data(stream, data)
         if trailers is None:
             return
         if stream.unsent:
@@ -209,13 +149,22 @@ class Connection(Generic[H]):
 
     def unsent_of(self, stream_id: int) -> int:
         """How many bytes of this stream wait for windows."""
-        stream = self._unsent.get(stream_id)
+        stream = self._streams.get(stream_id)
         return 0 if stream is None else stream.unsent_bytes
 
     def pump(self) -> None:
         """Put what waits into the output, as far as windows and ``max_write_bytes`` allow."""
-        for stream in list(self._unsent.values()):
+        for stream in self._out.waiting():
             self._pump(stream)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of answers that wait for windows."""
+        return self._out.unsent_bytes
+
+    def writable(self, value: bool) -> None:
+        """Whether the transport takes more. While it does not, answers wait like for a window."""
+        self._out.writable = value
 
     def consumed(self, stream_id: int, size: int) -> None:
         """So much of what came on this stream is dealt with: the peer may send more."""
@@ -224,7 +173,7 @@ class Connection(Generic[H]):
             return
         increment = stream.receive.consumed(size)
         if increment:
-            self._put(frames.window_update(stream_id, increment))
+            self._out.put(frames.window_update(stream_id, increment))
 
     def reset(self, stream_id: int, code: ErrorCode) -> None:
         """End a stream without an answer."""
@@ -233,13 +182,13 @@ class Connection(Generic[H]):
 
     def ping(self) -> None:
         """Ask whether the peer is there."""
-        self._put(frame(Kind.PING, 0, 0, b"\0" * 8))
+        self._out.put(frame(Kind.PING, 0, 0, b"\0" * 8))
 
     def drain(self) -> None:
         """No new streams; those that are open go on."""
         if not self.draining and not self.ended:
             self.draining = True
-            self._put(frames.goaway(self._last, ErrorCode.NO_ERROR))
+            self._out.put(frames.goaway(self._last, ErrorCode.NO_ERROR))
 
     def close(self, code: ErrorCode, text: str) -> None:
         """End the connection at once."""
@@ -250,7 +199,7 @@ class Connection(Generic[H]):
 
     def _greet(self) -> None:
         limits = self._limits
-        self._put(
+        self._out.put(
             frames.settings(
                 {
                     Setting.MAX_CONCURRENT_STREAMS: limits.max_streams,
@@ -267,7 +216,7 @@ class Connection(Generic[H]):
         came = bytes(self._preface[: len(PREFACE)])
         if came != PREFACE[: len(came)]:
             if came[:1].isupper() and came[:3] != PREFACE[:3]:
-                self._out = [_HTTP1_ANSWER]
+                self._out.put(_HTTP1_ANSWER)
                 self.ended = True
                 return b""
             raise ConnectionBrokenError(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
@@ -276,6 +225,7 @@ class Connection(Generic[H]):
         rest = bytes(self._preface[len(PREFACE) :])
         self._preface.clear()
         self._begun = True
+        self._greet()  # not sooner: HTTP/1 would not understand it
         return rest
 
     def _take(self, one: Frame, events: list[Event]) -> None:
@@ -310,7 +260,7 @@ class Connection(Generic[H]):
             )
         increment = self._receive.consumed(size)
         if increment:
-            self._put(frames.window_update(0, increment))
+            self._out.put(frames.window_update(0, increment))
         data = frames.data_of(one)
         stream = self._came(stream_id, Came.DATA)
         if stream is None:
@@ -405,7 +355,7 @@ class Connection(Generic[H]):
             self._set(key, value)
         if not one.flags & ACK:
             self.settled = True
-            self._put(frame(Kind.SETTINGS, ACK, 0))
+            self._out.put(frame(Kind.SETTINGS, ACK, 0))
             self.pump()
 
     def _set(self, key: int, value: int) -> None:
@@ -420,22 +370,22 @@ class Connection(Generic[H]):
                 raise ConnectionBrokenError(
                     ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE is {value}"
                 )
-            self._peer_frame = value
+            self._out.peer_frame_bytes = value
         elif key == Setting.ENABLE_PUSH and value > 1:
             raise ConnectionBrokenError(
                 ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH is {value}"
             )
         elif key == Setting.HEADER_TABLE_SIZE and value < DEFAULT_TABLE_BYTES:
-            self._table_due = True
+            self._out.table_due = True
 
     def _take_ping(self, one: Frame, _events: list[Event]) -> None:
         self._spend()
         if not one.flags & ACK:
-            self._put(frame(Kind.PING, ACK, 0, one.payload))
+            self._out.put(frame(Kind.PING, ACK, 0, one.payload))
 
     def _take_window_update(self, one: Frame, _events: list[Event]) -> None:
         if not one.stream_id:
-            if not self._send.grow(frames.increment_of(one)):
+            if not self._out.window.grow(frames.increment_of(one)):
                 raise ConnectionBrokenError(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
             self.pump()
             return
@@ -483,15 +433,20 @@ class Connection(Generic[H]):
 
     def _finish(self, stream: Stream, trailers: bytes) -> None:
         """The answer is whole."""
-        self._put_block(stream.id, END_HEADERS | END_STREAM, trailers)
+        self._out.block(stream.id, END_HEADERS | END_STREAM, trailers)
         self._allowance.give(self._limits.allowance_per_answer)
         if stream.state is State.OPEN:
             self._reset(stream.id, ErrorCode.NO_ERROR)
         else:
             self._drop(stream)
 
+    def _pump(self, stream: Stream) -> None:
+        self._out.pump(stream)
+        if not stream.unsent and stream.trailers is not None:
+            self._finish(stream, stream.trailers)
+
     def _reset(self, stream_id: int, code: ErrorCode) -> None:
-        self._put(frames.reset(stream_id, code))
+        self._out.put(frames.reset(stream_id, code))
         stream = self._streams.get(stream_id)
         if stream is not None:
             self._drop(stream)
@@ -503,62 +458,14 @@ class Connection(Generic[H]):
 
     def _drop(self, stream: Stream) -> None:
         del self._streams[stream.id]
-        if self._unsent.pop(stream.id, None) is not None:
-            self.unsent_bytes -= stream.unsent_bytes
+        self._out.drop(stream)
 
     def _remember(self, stream_id: int, state: State) -> None:
         self._resets[stream_id] = state
         if len(self._resets) > self._limits.remembered_resets:
             self._resets.popitem(last=False)
 
-    # --- output -----------------------------------------------------------------------------------
-
-    def _room(self, stream: Stream) -> int:
-        """How many bytes may be sent in one frame now."""
-        if not self.writable or self._out_bytes >= self._max_write_bytes:
-            return 0
-        return min(self._peer_frame, self._send.left, stream.send.left)
-
-    def _wait(self, stream: Stream, data: Sequence[bytes], size: int) -> None:
-        stream.unsent.append(memoryview(b"".join(data)))
-        stream.unsent_bytes += size
-        self.unsent_bytes += size
-        self._unsent[stream.id] = stream
-        self._pump(stream)
-
-    def _pump(self, stream: Stream) -> None:
-        """Send of a stream what may be sent now."""
-        while stream.unsent:
-            part = stream.unsent[0]
-            size = min(len(part), self._room(stream))
-            if size <= 0:
-                return
-            if size < DRIBBLE_BYTES and size < len(part):
-                self._spend()
-            self._send.left -= size
-            stream.send.left -= size
-            stream.unsent_bytes -= size
-            self.unsent_bytes -= size
-            self._put(frame_head(Kind.DATA, 0, stream.id, size), part[:size])
-            if size == len(part):
-                del stream.unsent[0]
-            else:
-                stream.unsent[0] = part[size:]
-        if stream.unsent:
-            return
-        self._unsent.pop(stream.id, None)
-        if stream.trailers is not None:
-            self._finish(stream, stream.trailers)
-
-    def _put_block(self, stream_id: int, flags: int, block: bytes) -> None:
-        if self._table_due:
-            self._table_due = False
-            block = NO_TABLE + block
-        self._put(frame_head(Kind.HEADERS, flags, stream_id, len(block)), block)
-
-    def _put(self, *parts: bytes | memoryview) -> None:
-        self._out += parts
-        self._out_bytes += sum(map(len, parts))
+    # --- ends ---------------------------------------------------------------------------------------
 
     def _spend(self) -> None:
         if not self._allowance.spend():
@@ -569,9 +476,8 @@ class Connection(Generic[H]):
     def _break(self, code: ErrorCode, text: str) -> None:
         self.ended = True
         self._streams.clear()
-        self._unsent.clear()
-        self.unsent_bytes = 0
-        self._put(frames.goaway(self._last, code, text))
+        self._out.drop_all()
+        self._out.put(frames.goaway(self._last, code, text))
 
 
 def _too_long(size: int) -> ConnectionBrokenError:

@@ -95,12 +95,12 @@ class Http2Protocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio's."""
         self._paused = True
-        self._connection.writable = False
+        self._connection.writable(False)
 
     def resume_writing(self) -> None:
         """asyncio's."""
         self._paused = False
-        self._connection.writable = True
+        self._connection.writable(True)
         self._connection.pump()
         self.flush()
         self._calls.windows_opened()
