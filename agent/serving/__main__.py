@@ -48,7 +48,7 @@ class ServingLimits:
     """Bounds of the server."""
 
     workers: int = max(4, 2 * (os.cpu_count() or 1))
-    """Threads that answer gRPC requests where no event loop does, and those that are too slow for it."""
+    """Threads that answer gRPC requests where grpcio does; our own front end has a small pool beside its loop."""
     max_requests: int = 512
     """Under way or waiting for a thread; more are answered RESOURCE_EXHAUSTED at once."""
     max_message_bytes: int = 64 << 20
@@ -153,11 +153,7 @@ def _listen(
     from agent.serving.http2.limits import CallLimits
     from agent.serving.http2.server import Http2Front
 
-    calls = CallLimits(
-        max_message_bytes=limits.max_message_bytes,
-        max_requests=limits.max_requests,
-        pool_threads=limits.workers,
-    )
+    calls = CallLimits(max_message_bytes=limits.max_message_bytes, max_requests=limits.max_requests)
     return Http2Front(service, options.listen, options.grpc_unix, calls)
 
 

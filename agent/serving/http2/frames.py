@@ -121,7 +121,12 @@ class FrameReader:
             if end > size:
                 break
             at = end
-            yield Frame(kind, flags, stream_id & MAX_WINDOW, bytes(source[begin:end]))
+            if source is data:
+                payload = data[begin:end]
+            else:
+                with memoryview(source) as view:  # a slice of the bytearray would be one copy more
+                    payload = bytes(view[begin:end])
+            yield Frame(kind, flags, stream_id & MAX_WINDOW, payload)
         if source is data:
             if at < size:
                 self._rest += data[at:]
