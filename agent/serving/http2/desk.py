@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from agent.serving.errors import OverloadError
 from agent.serving.http2.errors import CallRefusedError
@@ -22,9 +22,6 @@ from agent.serving.service import InferenceService, InferRequest
 from agent.serving.status import Code
 
 __all__ = ["Desk", "Ran"]
-
-DOUBTED_RUNS: Final = 64
-MAX_DOUBTED: Final = 128
 
 
 class Ran(NamedTuple):
@@ -43,7 +40,7 @@ class Desk:
         self.service = service
         self.limits = limits
         self.loop = loop
-        self.placement = Placement()
+        self.placement = Placement(limits.placement)
         self.requests = 0
         """Calls under way."""
         self.streams = 0
@@ -53,8 +50,6 @@ class Desk:
         self._pool = ThreadPoolExecutor(limits.pool_threads, thread_name_prefix="http2")
         self._done: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._woken = False
-        self._doubts: dict[tuple[str, str], int] = {}
-        """Runs of a version that are still to be measured exactly."""
 
     def take(self, size: int) -> None:
         """So many bytes more are held, or less with a negative number.
@@ -85,7 +80,7 @@ class Desk:
         remaining_s: Callable[[], float | None],
         clock: Callable[[], float] = time.thread_time,
     ) -> Ran:
-        """Run a model. On any thread. The thread's own time counts: a busy machine makes no model slow."""
+        """Run a model. On any thread."""
         began_s = clock()
         answer: bytes | Exception
         try:
@@ -97,26 +92,11 @@ class Desk:
     def run_inline(
         self, request: InferRequest, remaining_s: Callable[[], float | None], size: int
     ) -> bytes | Exception:
-        """Run a model on the loop's thread and record how long that took.
-
-        The thread's own time costs a system call, twice, which is a part of what a small model takes. So it is looked
-        at only for a version that seemed slow by the clock, some runs long: that may have been the machine.
-        """
+        """Run a model on the loop's thread and record how long that took."""
         key = (request.model, request.version)
-        doubts = self._doubts.get(key, 0)
-        answer, took_s = self.run(
-            request, remaining_s, time.thread_time if doubts else time.perf_counter
-        )
-        if doubts:
-            self._doubts[key] = doubts - 1
-            if doubts == 1:
-                del self._doubts[key]
-        elif took_s >= self.placement.limits.slow_s:
-            if len(self._doubts) < MAX_DOUBTED:
-                self._doubts[key] = DOUBTED_RUNS
-            return answer
+        answer, took_s = self.run(request, remaining_s, self.placement.clock(key))
         if isinstance(answer, bytes):
-            self.placement.record(key, request.servable_sha256, size, took_s, inline=True)
+            self.placement.record_inline(key, request.servable_sha256, size, took_s)
         return answer
 
     def submit(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:

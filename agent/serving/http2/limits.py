@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from agent.serving.placement import PlacementLimits
 from agent.serving.service import MAX_STREAMS
 
 __all__ = ["Allowance", "CallLimits", "FrontLimits", "Http2Limits"]
@@ -64,6 +65,7 @@ class CallLimits:
     """For what is too slow for the event loop."""
     max_read_inline_bytes: int = 1 << 16
     """Unusual requests beyond it are read by a thread of the pool."""
+    placement: PlacementLimits = PlacementLimits()  # noqa: RUF009 (frozen)
     max_turn: int = 32
     """Requests run one after another before the other connections have their turn."""
 
