@@ -15,6 +15,7 @@ from h2.settings import SettingCodes
 from agent.serving.http2.errors import ErrorCode
 from agent.serving.http2.frames import END_HEADERS, END_STREAM, Kind, frame, window_update
 from agent.serving.http2.limits import CallLimits, FrontLimits, Http2Limits
+from agent.serving.placement import PlacementLimits
 from protos import inference_pb2 as oip
 from tests.support.http2 import (
     EMPTY,
@@ -279,6 +280,75 @@ def test_a_stream_whose_answers_are_not_read_is_not_read_either(served: Served) 
         seen = peer.until(lambda it: it.kind == Kind.HEADERS)
         assert seen[-1].flags & END_STREAM
         assert counters.drain().requests == 49
+
+
+# --- on the event loop ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Whatever ran once runs on the event loop from then on."""
+    bounds = CallLimits(
+        placement=PlacementLimits(fast_s=1e9, slow_s=1e9), max_turn=4, pool_threads=1
+    )
+    with Served(tmp_path_factory.mktemp("inline"), bounds) as made:
+        with made.peer() as peer:
+            peer.send(call(1, INFER, scale_request(9, id="0")))
+            assert ended(peer)[0] == "0"
+        yield made
+
+
+def test_many_calls_of_one_read_are_all_answered(inline: Served) -> None:
+    """In turns, so that others have theirs; those that were reset before their turn are not run."""
+    counters = inline.registry.versions("scale")[0].counters
+    with inline.peer({4: 1 << 20}) as peer:
+        counters.drain()
+        many = [call(n, INFER, scale_request()) for n in range(1, 101, 2)]
+        peer.send(*many, *(frame(Kind.RST_STREAM, 0, n, bytes(4)) for n in range(51, 101, 2)))
+        answered = set()
+        while len(answered) < 25:
+            seen = peer.until(lambda it: it.kind == Kind.HEADERS and bool(it.flags & END_STREAM))
+            answered.add(seen[-1].stream_id)
+        peer.send(call(101))
+        assert ended(peer, 101)[0] == "0"
+        assert answered >= set(range(1, 51, 2))
+        assert 25 <= counters.drain().requests <= 50
+
+
+def test_a_stream_on_the_loop_answers_in_order(inline: Served) -> None:
+    ids = [str(number) for number in range(50)]
+    with grpc.insecure_channel(inline.address) as channel:
+        answers = [
+            oip.ModelStreamInferResponse.FromString(raw)
+            for raw in channel.stream_stream(STREAM)(requests_of(ids), timeout=LIMIT_S)
+        ]
+    assert [one.infer_response.id for one in answers] == ids
+
+
+def test_a_stream_of_one_read_answers_in_order(inline: Served) -> None:
+    with inline.peer({4: 1 << 20}) as peer:
+        ids = [str(number) for number in range(50)]
+        peer.send(head(1, fields(STREAM)), data(1, b"".join(map(prefixed, requests_of(ids)))))
+        body = b"".join(
+            it.payload
+            for it in peer.until(lambda it: it.kind == Kind.HEADERS and bool(it.flags & END_STREAM))
+            if it.kind == Kind.DATA
+        )
+    got = []
+    while body:
+        size = int.from_bytes(body[1:5], "big")
+        got.append(oip.ModelStreamInferResponse.FromString(body[5 : 5 + size]).infer_response.id)
+        body = body[5 + size :]
+    assert got == ids
+
+
+def test_a_call_whose_time_is_over_is_not_run(inline: Served) -> None:
+    counters = inline.registry.versions("scale")[0].counters
+    with inline.peer() as peer:
+        counters.drain()
+        peer.send(call(1, INFER, scale_request(), grpc_timeout="0m"))
+        assert ended(peer) == ("4", "the caller's time is over")
+        assert counters.drain().requests == 0
 
 
 # --- models that make room ----------------------------------------------------------------------
