@@ -162,6 +162,11 @@ class Connection(Generic[H]):
         """Of answers that wait for windows."""
         return self._out.unsent_bytes
 
+    def drained(self) -> bool:
+        """Whether, since this was last asked, all was sent that waited in a stream whose answers go on."""
+        drained, self._out.drained = self._out.drained, False
+        return drained
+
     def writable(self, value: bool) -> None:
         """Whether the transport takes more. While it does not, answers wait like for a window."""
         self._out.writable = value

@@ -40,6 +40,8 @@ class Outbox:
         """Whether the transport takes more."""
         self.unsent_bytes = 0
         """Of all that waits."""
+        self.drained = False
+        """Nothing waits any more in a stream whose answers go on; its user unsets it."""
 
     def take(self) -> bytes:
         """What is to be sent now."""
@@ -99,6 +101,8 @@ class Outbox:
             else:
                 stream.unsent[0] = part[size:]
         self._waiting.pop(stream.id, None)
+        if stream.trailers is None:
+            self.drained = True
 
     def drop(self, stream: Stream) -> None:
         """The stream is gone, and what waits in it."""
@@ -114,4 +118,5 @@ class Outbox:
         """How many bytes may be sent in one frame now."""
         if not self.writable or self._out_bytes >= self._max_write_bytes:
             return 0
-        return min(self.peer_frame_bytes, self.window.left, stream.send.left)
+        frame_bytes = min(self.peer_frame_bytes, self._max_write_bytes)
+        return min(frame_bytes, self.window.left, stream.send.left)

@@ -53,7 +53,7 @@ class Http2Protocol(asyncio.Protocol):
         self._paused = False
         self._charged = 0
         self._asked = False
-        self._made_s = self._heard_s = self._moved_s = around.now_s
+        self._made_s = self._heard_s = self._moved_s = self._used_s = around.now_s
 
     # --- the transport's side ---------------------------------------------------------------------
 
@@ -74,12 +74,10 @@ class Http2Protocol(asyncio.Protocol):
         self._heard_s = self._around.now_s
         self._asked = False
         connection = self._connection
-        waited = connection.unsent_bytes
         events = connection.receive(data)
         if events:
+            self._used_s = self._heard_s
             self._calls.take(events)
-        if waited > connection.unsent_bytes:
-            self._calls.windows_opened()
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -103,33 +101,36 @@ class Http2Protocol(asyncio.Protocol):
         self._connection.writable(True)
         self._connection.pump()
         self.flush()
-        self._calls.windows_opened()
-        self.flush()
 
     # --- the server's side ------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Send what there is to send, as long as it is taken."""
-        connection, transport = self._connection, self._transport
-        if transport.is_closing():
+        connection = self._connection
+        if self._transport.is_closing():
             return
-        data = connection.take()
-        while data:
-            self._moved_s = self._around.now_s
-            transport.write(data)
-            if self._paused or not connection.unsent_bytes:
-                break
-            connection.pump()
-            data = connection.take()
+        self._write()
+        while connection.drained():
+            self._calls.windows_opened()
+            self._write()
         if connection.unsent_bytes != self._charged:
             self._charge()
         if connection.ended:
             self._calls.close()
             self._leave()
         elif connection.draining and not connection.streams:
-            transport.close()
+            self._transport.close()
         elif self._paused:
             self._check_backlog()
+
+    def _write(self) -> None:
+        connection = self._connection
+        while data := connection.take():
+            self._moved_s = self._around.now_s
+            self._transport.write(data)
+            if self._paused or not connection.unsent_bytes:
+                return
+            connection.pump()
 
     def drain(self) -> None:
         """Take no new calls; leave when those under way have ended."""
@@ -149,7 +150,7 @@ class Http2Protocol(asyncio.Protocol):
             self.abort()
         elif not connection.settled and now_s - self._made_s >= limits.handshake_s:
             connection.close(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS came")
-        elif not connection.streams and silent_s >= limits.idle_s:
+        elif not connection.streams and now_s - self._used_s >= limits.idle_s:
             connection.drain()
         elif silent_s >= limits.keepalive_s + limits.keepalive_wait_s:
             self.abort()
@@ -172,6 +173,8 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.close()
 
     def _check_backlog(self) -> None:
-        most = self._around.limits.max_write_bytes + self._around.http2.max_control_bytes
-        if self._transport.get_write_buffer_size() > 2 * most:
+        """Data waited until there was room: below the mark there may be twice ``max_write_bytes`` more. Above that
+        are answers to control frames of a peer that reads none of them."""
+        most = 3 * self._around.limits.max_write_bytes + self._around.http2.max_control_bytes
+        if self._transport.get_write_buffer_size() > most:
             self.abort()

@@ -203,6 +203,17 @@ def test_large_messages_go_through_small_windows_both_ways(served: Served) -> No
     assert (got.shape, set(got.tolist())) == ((rows * 4,), {2.0})
 
 
+def test_a_usual_client_sends_and_gets_much(tmp_path: Path) -> None:
+    """grpcio offers frames of megabytes, and windows that grow; and on a stream, one answer waits for the other."""
+    much = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with Served(tmp_path) as served, grpc.insecure_channel(served.address, much) as channel:
+        answer = channel.unary_unary(INFER)(scale_request(600_000), timeout=LIMIT_S)
+        assert len(answer) > 600_000 * 16
+        several = iter([scale_request(100_000)] * 4)
+        answers = list(channel.stream_stream(STREAM)(several, timeout=LIMIT_S))
+        assert [len(one) > 100_000 * 16 for one in answers] == [True] * 4
+
+
 def test_requests_are_bounded_together(served: Served) -> None:
     """Three parts of requests fill what there is; the fourth call is refused, and all is given back."""
     part = bytes(900_000)

@@ -85,5 +85,5 @@ def test_a_large_answer_leaves_in_parts() -> None:
         sizes.append(sum(len(one.payload) for one in frames if one.kind == Kind.DATA))
         made.pump()
     assert sum(sizes) == 100_000
-    assert max(sizes) == 16_384, "a frame at a time"
+    assert max(sizes) == 1000, "whatever the peer's frames may be"
     assert frames[-1].flags & END_STREAM
