@@ -192,6 +192,11 @@ class ServingSection:
         default="",
         check=_checked_socket,
     )
+    grpc_front: str = key(
+        'What answers gRPC: "http2", our own and faster, or "grpcio", the library of that name.',
+        default="http2",
+        check=_one_of("http2", "grpcio"),
+    )
     providers: tuple[str, ...] = key(
         "Execution providers of onnxruntime that models run on, in this order. Nothing else is ever used\n"
         "in their place: the agent does not start where one is not available.",

@@ -212,7 +212,12 @@ def _model_server(config: AgentConfig, measured: MeasuredStore) -> ProcessModelS
         ModelServerLimits(start_s=config.update.start_timeout_s),
         providers=config.serving.providers,
         form_of=measured.form_path,
-        fronts=OtherFronts(config.serving.http, config.serving.grpc_unix, config.serving.http_unix),
+        fronts=OtherFronts(
+            config.serving.http,
+            config.serving.grpc_unix,
+            config.serving.http_unix,
+            config.serving.grpc_front,
+        ),
     )
 
 

@@ -1,9 +1,10 @@
-"""The Open Inference Protocol's conformance as a table: ``python -m benchmarks.conformance``.
+"""The Open Inference Protocol's conformance as a table: ``python -m benchmarks.conformance [--grpc-front grpcio]``.
 
 Every data type goes through a model that echoes it, in every way that the protocol's public client (``tritonclient``,
 unmodified) has; every error is provoked over both transports. Ends with 1 when a cell is not as it should be.
 """
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -51,17 +52,17 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-async def _table() -> list[str]:
+async def _table(grpc_front: str) -> list[str]:
     lines = [
         f"tritonclient {version('tritonclient')}, onnxruntime {version('onnxruntime')}, "
-        f"grpcio {version('grpcio')}, uvicorn {version('uvicorn')}",
+        f"gRPC by {grpc_front} (grpcio {version('grpcio')} in the clients), uvicorn {version('uvicorn')}",
         "",
         _row(["data type", *WAYS]),
         _row(["---"] * (len(WAYS) + 1)),
     ]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        async with EchoServer(folder) as server:
+        async with EchoServer(folder, grpc_front) as server:
             await server.serve(failing_bundle(folder / "gather"))
             candidate = BundleMaker(model="candidate").write(folder / "candidate")
             await server.server.load(str(candidate.path), candidate.sha256)
@@ -82,7 +83,9 @@ async def _table() -> list[str]:
 
 def main() -> int:
     """Print the table. Returns the exit code."""
-    lines = asyncio.run(_table())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--grpc-front", choices=("http2", "grpcio"), default="http2")
+    lines = asyncio.run(_table(parser.parse_args().grpc_front))
     sys.stdout.write("\n".join(lines) + "\n")
     return int(any("FAILED" in line or "DIFFERS" in line for line in lines))
 

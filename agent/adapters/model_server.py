@@ -79,6 +79,8 @@ class OtherFronts:
     grpc_unix: str = ""
     """Path of a unix socket."""
     http_unix: str = ""
+    grpc_front: str = "http2"
+    """What answers gRPC: our own HTTP/2, or "grpcio"."""
 
 
 class ProcessModelServer:
@@ -322,6 +324,7 @@ class ProcessModelServer:
                 "--marks-fd", str(marks),
                 "--providers", ",".join(self._providers),
                 "--listen", self.address,
+                "--grpc-front", self._fronts.grpc_front,
                 "--http", self._http,
                 "--grpc-unix", self._fronts.grpc_unix,
                 "--http-unix", self._fronts.http_unix,

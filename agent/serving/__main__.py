@@ -18,11 +18,8 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-
-import grpc
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.errors import ConfigError
 from agent.runtime import run_marks
@@ -33,14 +30,7 @@ from agent.runtime.sandbox import die_with_parent
 from agent.runtime.session import EngineOptions
 from agent.serving.control import Event, encode
 from agent.serving.control_loop import ControlLoop
-from agent.serving.listen import (
-    bind_tcp,
-    bind_unix,
-    claim_unix,
-    private_to_group,
-    remove_sockets,
-    split_address,
-)
+from agent.serving.listen import bind_tcp, bind_unix, remove_sockets
 from agent.serving.protocol import InferenceProtocol
 from agent.serving.service import InferenceService
 from agent.serving.watchdog import RunWatchdog
@@ -58,7 +48,7 @@ class ServingLimits:
     """Bounds of the server."""
 
     workers: int = max(4, 2 * (os.cpu_count() or 1))
-    """Threads that answer."""
+    """Threads that answer gRPC requests where grpcio does; our own front end has a small pool beside its loop."""
     max_requests: int = 512
     """Under way or waiting for a thread; more are answered RESOURCE_EXHAUSTED at once."""
     max_message_bytes: int = 64 << 20
@@ -67,6 +57,18 @@ class ServingLimits:
     """One run of a pipeline."""
     look_every_s: float = 0.25
     """How often runs are compared with their deadlines."""
+
+
+class GrpcFront(Protocol):
+    """Either gRPC front end, bound to its places."""
+
+    port: int
+
+    def start(self) -> None: ...
+
+    def stop(self, grace_s: float) -> None: ...
+
+    def wait(self) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.providers.split(","), ort.get_available_providers(), "[serving] providers"
         )
         # Sockets first: permissions of new files are the whole process's, and threads come after.
-        server, port = _listen(options, InferenceService(protocol), limits)
+        server = _listen(options, InferenceService(protocol), limits)
         rest, http_port = _listen_http(options, protocol)
         server.start()
         if rest is not None:
@@ -102,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control.start()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections have less to look through
-    control.send({"event": Event.READY, "port": port, "http_port": http_port, "pid": os.getpid()})
+    control.send(
+        {"event": Event.READY, "port": server.port, "http_port": http_port, "pid": os.getpid()}
+    )
     os.read(asked_to_stop, 1)
     _drain(server, rest, options.grace_s)
     remove_sockets([path for path in (options.grpc_unix, options.http_unix) if path])
@@ -116,6 +120,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--marks-fd", type=int, help="file for agent.runtime.run_marks")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="gRPC")
+    parser.add_argument("--grpc-front", choices=("http2", "grpcio"), default="http2")
     parser.add_argument("--http", default="", metavar="HOST:PORT", help="REST")
     parser.add_argument("--grpc-unix", default="", metavar="PATH", help="gRPC on a unix socket")
     parser.add_argument("--http-unix", default="", metavar="PATH", help="REST on a unix socket")
@@ -132,41 +137,24 @@ def _tell(stop: int) -> None:
 
 def _listen(
     options: argparse.Namespace, service: InferenceService, limits: ServingLimits
-) -> tuple[Any, int]:
-    """The gRPC server, bound to its places, not started, and its port.
+) -> GrpcFront:
+    """The gRPC server that was chosen, bound to its places, not started.
 
     Raises:
         ConfigError: not on the loopback. RuntimeError: a place cannot be had. ValueError: the port
         is no number.
     """
-    host, number = split_address(options.listen, "[serving] listen")
-    server = grpc.server(
-        ThreadPoolExecutor(limits.workers, thread_name_prefix="infer"),
-        handlers=(service.handler(), service.feedback_handler()),
-        options=(
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", limits.max_message_bytes),
-            ("grpc.max_send_message_length", limits.max_message_bytes),
-        ),
-        maximum_concurrent_rpcs=limits.max_requests,
-    )
-    try:
-        bound = server.add_insecure_port(f"{host}:{number}")
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"the port {number} is taken or not allowed; choose another in [serving] listen"
-        ) from error
-    if options.grpc_unix:
-        what = "[serving] grpc_unix"
-        claim_unix(options.grpc_unix, what)  # gRPC itself would take over another server's
-        try:
-            with private_to_group():
-                server.add_insecure_port(f"unix:{options.grpc_unix}")
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"{what} = {options.grpc_unix!r} cannot be made. Its folder must exist and be the agent's"
-            ) from error
-    return server, bound
+    # Each only where it is chosen: grpcio alone takes 10 MB.
+    if options.grpc_front == "grpcio":
+        from agent.serving.grpcio_front import GrpcioFront, GrpcioLimits
+
+        bounds = GrpcioLimits(limits.workers, limits.max_requests, limits.max_message_bytes)
+        return GrpcioFront(service, options.listen, options.grpc_unix, bounds)
+    from agent.serving.http2.limits import CallLimits
+    from agent.serving.http2.server import Http2Front
+
+    calls = CallLimits(max_message_bytes=limits.max_message_bytes, max_requests=limits.max_requests)
+    return Http2Front(service, options.listen, options.grpc_unix, calls)
 
 
 def _listen_http(
@@ -190,16 +178,16 @@ def _listen_http(
     return RestServer(RestApp(protocol), sockets, options.grace_s), port
 
 
-def _drain(server: Any, rest: "RestServer | None", grace_s: float) -> None:
+def _drain(server: GrpcFront, rest: "RestServer | None", grace_s: float) -> None:
     """Let requests under way end, for ``grace_s`` at most."""
     # Should a model hold on to everything, the kernel ends the process: no handler, so nothing can
     # hold that up.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, grace_s + 2.0)
-    stopped = server.stop(grace_s)
+    server.stop(grace_s)
     if rest is not None:
         rest.stop(grace_s)
-    stopped.wait()
+    server.wait()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Rules kept here:
 - FP16 has no typed contents in the protocol, so it is always raw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agent.runtime.dtypes import Array, dtype_of, from_raw, text_array, to_raw
@@ -21,9 +21,9 @@ from agent.serving.protocol import (
 from agent.serving.values import check_count, numbers
 from protos import inference_pb2 as oip
 
-__all__ = ["decode_inputs", "encode_answer", "parameters_of"]
+__all__ = ["TYPED_CONTENTS", "MessageRequest", "decode_inputs", "encode_answer", "parameters_of"]
 
-_CONTENTS: Final[Mapping[str, str]] = {
+TYPED_CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
     "UINT16": "uint_contents",
@@ -77,7 +77,7 @@ def decode_inputs(request: oip.ModelInferRequest) -> dict[str, Array]:
 
 def _from_contents(tensor: oip.ModelInferRequest.InferInputTensor) -> Array:
     name, dtype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
-    field = _CONTENTS.get(dtype)
+    field = TYPED_CONTENTS.get(dtype)
     if field is None:
         raise InputContractError(
             f"tensor {name!r}: data type {dtype!r} has no typed contents; send it raw"
@@ -99,17 +99,14 @@ def parameters_of(parameters: Mapping[str, Any]) -> Mapping[str, Parameter]:
     return found
 
 
-def encode_answer(answer: Answer, request: oip.ModelInferRequest) -> oip.ModelInferResponse:
-    """The response: raw, or as typed contents where the request came so and every output has
-    them."""
+def encode_answer(answer: Answer, request_id: str, *, raw: bool) -> oip.ModelInferResponse:
+    """The response: raw, or as typed contents where the request came so (not ``raw``) and every output has them."""
     manifest = answer.manifest
     response = oip.ModelInferResponse(
-        model_name=manifest.model, model_version=manifest.version, id=request.id
+        model_name=manifest.model, model_version=manifest.version, id=request_id
     )
     chosen = [(name, answer.arrays[name]) for name in answer.names]
-    typed = not request.raw_input_contents and all(
-        dtype_of(array) in _CONTENTS for _, array in chosen
-    )
+    typed = not raw and all(dtype_of(array) in TYPED_CONTENTS for _, array in chosen)
     for name, array in chosen:
         dtype = dtype_of(array)
         tensor = response.outputs.add(name=name, datatype=dtype, shape=array.shape)
@@ -118,5 +115,34 @@ def encode_answer(answer: Answer, request: oip.ModelInferRequest) -> oip.ModelIn
         elif dtype == "BYTES":
             tensor.contents.bytes_contents.extend(str(value).encode() for value in array.flat)
         else:
-            getattr(tensor.contents, _CONTENTS[dtype]).extend(array.reshape(-1).tolist())
+            getattr(tensor.contents, TYPED_CONTENTS[dtype]).extend(array.reshape(-1).tolist())
     return response
+
+
+class MessageRequest:
+    """A request read by the generated classes: every shape that the protocol allows.
+
+    ``agent.serving.infer_wire.WireRequest`` is the same for the usual shapes.
+    """
+
+    __slots__ = ("_message", "id", "model", "outputs", "parameters", "servable_sha256", "version")
+
+    def __init__(self, message: oip.ModelInferRequest) -> None:
+        self._message = message
+        self.model: str = message.model_name
+        self.version: str = message.model_version
+        self.id: str = message.id
+        self.outputs: Sequence[str] = [output.name for output in message.outputs]
+        self.parameters = parameters_of(message.parameters) if message.parameters else {}
+        self.servable_sha256 = ""
+        """Who answered, once it is encoded."""
+
+    def decode(self) -> dict[str, Array]:
+        """The inputs by name. Raises InputContractError."""
+        return decode_inputs(self._message)
+
+    def encode(self, answer: Answer) -> bytes:
+        """The answer as bytes of a ``ModelInferResponse``."""
+        self.servable_sha256 = answer.servable_sha256
+        raw = bool(self._message.raw_input_contents)
+        return bytes(encode_answer(answer, self.id, raw=raw).SerializeToString())

@@ -2,7 +2,13 @@
 
 from agent.runtime.errors import RequestError
 
-__all__ = ["CallerGoneError", "FleetDecidesError", "OverloadError", "WireError"]
+__all__ = [
+    "CallerGoneError",
+    "FleetDecidesError",
+    "MalformedMessageError",
+    "OverloadError",
+    "WireError",
+]
 
 
 class FleetDecidesError(RequestError):
@@ -15,6 +21,10 @@ class OverloadError(RequestError):
 
 class CallerGoneError(RequestError):
     """The caller's time was over before the run began."""
+
+
+class MalformedMessageError(RequestError):
+    """The bytes of a gRPC request are no message of its method."""
 
 
 class WireError(RequestError):

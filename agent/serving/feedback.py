@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-import grpc
 import numpy as np
 
 from agent.bundle import Manifest, TensorSpec
@@ -33,7 +32,6 @@ from agent.runtime.dtypes import Array
 from agent.runtime.errors import InputContractError, RequestError, UnknownServableError
 from agent.runtime.registry import Registry
 from agent.runtime.servable import Servable
-from agent.serving.errors import OverloadError
 from protos import feedback_pb2
 
 __all__ = [
@@ -303,50 +301,10 @@ class FeedbackDesk:
             return 503, _json({"error": str(error)})
         return 200, _json({"outcome": outcome})
 
-    def handler(
-        self, count: Callable[[feedback_pb2.CountRequest], feedback_pb2.CountResponse]
-    ) -> Any:
-        """The generic handler of the gRPC service, for ``grpc.server(handlers=...)``. ``count`` answers its method
-        for counters."""
-        methods: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
-            "Feedback": (self.message, feedback_pb2.FeedbackRequest),
-            "Count": (count, feedback_pb2.CountRequest),
-        }
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _answering(answer),
-                request_deserializer=request.FromString,
-                response_serializer=lambda message: message.SerializeToString(),
-            )
-            for name, (answer, request) in methods.items()
-        }
-        return grpc.method_handlers_generic_handler(FEEDBACK_SERVICE, handlers)
-
     def message(self, request: feedback_pb2.FeedbackRequest) -> feedback_pb2.FeedbackResponse:
         """The answer to the gRPC method. Raises RequestError like ``feedback``."""
         outcome = self.feedback(request.model_name, _truth_of(request))
         return feedback_pb2.FeedbackResponse(outcome=outcome)
-
-
-def _answering(answer: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    def call(request: Any, context: Any) -> Any:
-        try:
-            return answer(request)
-        except RequestError as error:
-            context.abort(_code(error), str(error))
-            raise AssertionError("abort raises") from error
-
-    return call
-
-
-def _code(error: RequestError) -> grpc.StatusCode:
-    if isinstance(error, UnknownServableError):
-        return grpc.StatusCode.NOT_FOUND
-    if isinstance(error, InputContractError):
-        return grpc.StatusCode.INVALID_ARGUMENT
-    if isinstance(error, OverloadError):
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
-    return grpc.StatusCode.UNAVAILABLE
 
 
 def _truth_in(body: bytes) -> Truth:

@@ -1,159 +1,181 @@
-"""The Open Inference Protocol over gRPC: its methods, messages and status codes.
+"""The Open Inference Protocol's gRPC methods, from bytes to bytes, for whichever front end carries them.
 
 Rules kept here:
 
-- What is answered is ``agent.serving.protocol``'s; here are only messages and codes.
+- What is answered is ``agent.serving.protocol``'s; here are only methods and messages. Both gRPC front ends
+  (``agent.serving.http2``, ``agent.serving.grpcio_front``) carry every method that is listed here and no other.
 - A stream answers its requests in order, one answer each; a request that fails is answered with its
-  error and ends nothing. Streams have threads of their own, a bounded number: an idle stream takes
-  none from single requests.
+  error and ends nothing.
+- No grpc here: the library is imported by its own front end alone.
 """
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Protocol
 
-import grpc
+from google.protobuf.message import DecodeError, Message
 
 from agent.bundle import TensorSpec
-from agent.runtime.errors import RequestError
-from agent.serving.codec import decode_inputs, encode_answer, parameters_of
-from agent.serving.errors import FleetDecidesError, OverloadError
-from agent.serving.protocol import PLATFORM, Fault, InferenceProtocol, Question, fault_of
+from agent.runtime.dtypes import Array
+from agent.serving.codec import MessageRequest
+from agent.serving.errors import MalformedMessageError
+from agent.serving.feedback import FEEDBACK_SERVICE
+from agent.serving.infer_wire import length_prefixed, read_wire
+from agent.serving.protocol import (
+    PLATFORM,
+    Answer,
+    InferenceProtocol,
+    Parameter,
+    Question,
+    fault_of,
+)
+from protos import feedback_pb2
 from protos import inference_pb2 as oip
 
-__all__ = ["CODES", "MAX_STREAMS", "SERVICE", "InferenceService"]
+__all__ = [
+    "MAX_STREAMS",
+    "SERVICE",
+    "InferRequest",
+    "InferenceService",
+    "Kind",
+    "Method",
+    "streamed",
+    "streamed_failure",
+]
 
 SERVICE: Final = "inference.GRPCInferenceService"
 MAX_STREAMS: Final = 32
-CODES: Final[Mapping[Fault, grpc.StatusCode]] = {
-    Fault.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Fault.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Fault.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-    Fault.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Fault.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
-    Fault.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Fault.INTERNAL: grpc.StatusCode.INTERNAL,
-}
+"""Open at once."""
+
+Buffer = bytes | bytearray
+
+
+class Kind(Enum):
+    """How a method is carried."""
+
+    PLAIN = "one request, one answer, quick"
+    INFER = "one request, one answer, runs a model"
+    STREAM = "requests and answers in order, each runs a model"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method. ``answer`` makes a PLAIN one's answer; the others are asked by ``InferenceService.read`` and
+    ``infer``."""
+
+    name: str
+    kind: Kind
+    answer: Callable[[Buffer], bytes] | None = None
+
+
+class InferRequest(Protocol):
+    """A request to run a model, read from its bytes."""
+
+    model: str
+    version: str
+    id: str
+    outputs: Sequence[str]
+    parameters: Mapping[str, Parameter]
+    servable_sha256: str
+    """Digest of the version that answered, once it did."""
+
+    def decode(self) -> dict[str, Array]: ...
+
+    def encode(self, answer: Answer) -> bytes: ...
 
 
 class InferenceService:
-    """Answers over gRPC; ``handler`` registers it under the protocol's own service name."""
+    """The methods by their paths. Safe for threads."""
 
     def __init__(self, protocol: InferenceProtocol) -> None:
         self._protocol = protocol
-        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
-        self._stream_threads = ThreadPoolExecutor(MAX_STREAMS + 1, thread_name_prefix="stream")
-
-    def handler(self) -> Any:
-        """The generic handler for ``grpc.Server.add_generic_rpc_handlers``."""
-        methods: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
-            "ServerLive": (self.server_live, oip.ServerLiveRequest),
-            "ServerReady": (self.server_ready, oip.ServerReadyRequest),
-            "ModelReady": (self.model_ready, oip.ModelReadyRequest),
-            "ServerMetadata": (self.server_metadata, oip.ServerMetadataRequest),
-            "ModelMetadata": (self.model_metadata, oip.ModelMetadataRequest),
-            "ModelInfer": (self.model_infer, oip.ModelInferRequest),
-            "RepositoryIndex": (self.repository_index, oip.RepositoryIndexRequest),
-            "RepositoryModelLoad": (self.refuse_change, oip.RepositoryModelLoadRequest),
-            "RepositoryModelUnload": (self.refuse_change, oip.RepositoryModelUnloadRequest),
+        plain: Mapping[str, tuple[Callable[[Any], Message], type[Message]]] = {
+            "ServerLive": (self._server_live, oip.ServerLiveRequest),
+            "ServerReady": (self._server_ready, oip.ServerReadyRequest),
+            "ModelReady": (self._model_ready, oip.ModelReadyRequest),
+            "ServerMetadata": (self._server_metadata, oip.ServerMetadataRequest),
+            "ModelMetadata": (self._model_metadata, oip.ModelMetadataRequest),
+            "RepositoryIndex": (self._repository_index, oip.RepositoryIndexRequest),
+            "RepositoryModelLoad": (self._refuse_change, oip.RepositoryModelLoadRequest),
+            "RepositoryModelUnload": (self._refuse_change, oip.RepositoryModelUnloadRequest),
         }
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                method,
-                request_deserializer=request.FromString,
-                response_serializer=lambda message: message.SerializeToString(),
+        methods = [
+            Method(f"/{SERVICE}/ModelInfer", Kind.INFER),
+            Method(f"/{SERVICE}/ModelStreamInfer", Kind.STREAM),
+            _plain(
+                f"/{FEEDBACK_SERVICE}/Feedback",
+                protocol.feedback.message,
+                feedback_pb2.FeedbackRequest,
+            ),
+            _plain(
+                f"/{FEEDBACK_SERVICE}/Count",
+                protocol.counting.message,
+                feedback_pb2.CountRequest,
+            ),
+            *(_plain(f"/{SERVICE}/{name}", *how) for name, how in plain.items()),
+        ]
+        self.methods: Final[Mapping[str, Method]] = {method.name: method for method in methods}
+
+    # --- models -----------------------------------------------------------------------------------
+
+    def read(self, message: Buffer) -> InferRequest:
+        """The request in the bytes of a ``ModelInferRequest``.
+
+        Raises:
+            MalformedMessageError: they are none.
+        """
+        return read_wire(message) or self.read_unusual(message)
+
+    def read_unusual(self, message: Buffer) -> InferRequest:
+        """The same by the generated classes, which takes its time for a large request. Raises like ``read``."""
+        return MessageRequest(_parsed(oip.ModelInferRequest, message))
+
+    def infer(
+        self, request: InferRequest, remaining_s: Callable[[], float | None], *, waits: bool
+    ) -> bytes:
+        """Run a model; the bytes of a ``ModelInferResponse``. ``waits`` as in ``Question``.
+
+        Raises:
+            Exception: as ``InferenceProtocol.infer``; ``status_of`` has a code for each.
+        """
+        return self._protocol.infer(
+            Question(
+                request.model,
+                request.version,
+                request.decode,
+                request.encode,
+                request.outputs,
+                request.parameters,
+                request.id,
+                remaining_s,
+                waits,
             )
-            for name, (method, request) in methods.items()
-        }
-        handlers["ModelStreamInfer"] = self._stream_handler()
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
-
-    def feedback_handler(self) -> Any:
-        """The generic handler of the feedback service."""
-        return self._protocol.feedback.handler(self._protocol.counting.message)
-
-    def _stream_handler(self) -> Any:
-        def stream(requests: Any, context: Any) -> Iterator[oip.ModelStreamInferResponse]:
-            return self.model_stream_infer(requests, context)
-
-        # grpcio's way to give a method threads of its own. Were it ignored, streams would share the
-        # others' threads: slower, not wrong.
-        stream.experimental_thread_pool = self._stream_threads  # type: ignore[attr-defined]
-        return grpc.stream_stream_rpc_method_handler(
-            stream,
-            request_deserializer=oip.ModelInferRequest.FromString,
-            response_serializer=lambda message: message.SerializeToString(),
         )
 
-    def model_infer(self, request: oip.ModelInferRequest, context: Any) -> oip.ModelInferResponse:
-        """Run a model on one request."""
-        try:
-            return self._protocol.infer(_question(request, context.time_remaining))
-        except Exception as error:  # noqa: BLE001 each has its code; unknown ones are logged there
-            return _abort(context, error, request.model_name)
+    async def wait_held(self, model: str) -> None:
+        """See ``InferenceProtocol.wait_held``. Raises NotReadyError."""
+        await self._protocol.wait_held(model)
 
-    def model_stream_infer(
-        self, requests: Iterator[oip.ModelInferRequest], context: Any
-    ) -> Iterator[oip.ModelStreamInferResponse]:
-        """Run a model on each request of a stream."""
-        if not self._streams.acquire(blocking=False):
-            _abort(context, OverloadError(f"{MAX_STREAMS} streams are open, no more fit"), "")
-        try:
-            # The iterator raises when the caller goes away: then nobody is left to answer.
-            with contextlib.suppress(grpc.RpcError):
-                for request in requests:
-                    yield self._streamed(request, context)
-        finally:
-            self._streams.release()
+    # --- the others -------------------------------------------------------------------------------
 
-    def _streamed(
-        self, request: oip.ModelInferRequest, context: Any
-    ) -> oip.ModelStreamInferResponse:
-        try:
-            response = self._protocol.infer(_question(request, context.time_remaining))
-        except Exception as error:  # noqa: BLE001 answered; unknown ones are logged in fault_of
-            _, text = fault_of(error, request.model_name)
-            answer = oip.ModelStreamInferResponse(error_message=text)
-            # With the id, or a client with several requests under way could not tell whose it is.
-            answer.infer_response.id = request.id
-        else:
-            answer = oip.ModelStreamInferResponse(infer_response=response)
-        answer.infer_response.parameters["triton_final_response"].bool_param = True
-        return answer
-
-    def server_live(self, _request: oip.ServerLiveRequest, _context: Any) -> oip.ServerLiveResponse:
-        """The process answers."""
+    def _server_live(self, _request: oip.ServerLiveRequest) -> oip.ServerLiveResponse:
         return oip.ServerLiveResponse(live=True)
 
-    def server_ready(
-        self, _request: oip.ServerReadyRequest, _context: Any
-    ) -> oip.ServerReadyResponse:
-        """Every model that is loaded has an active version."""
+    def _server_ready(self, _request: oip.ServerReadyRequest) -> oip.ServerReadyResponse:
         return oip.ServerReadyResponse(ready=self._protocol.server_ready())
 
-    def model_ready(self, request: oip.ModelReadyRequest, _context: Any) -> oip.ModelReadyResponse:
-        """The model (version) would answer now; an unknown one would not."""
+    def _model_ready(self, request: oip.ModelReadyRequest) -> oip.ModelReadyResponse:
         return oip.ModelReadyResponse(
             ready=self._protocol.model_ready(request.name, request.version)
         )
 
-    def server_metadata(
-        self, _request: oip.ServerMetadataRequest, _context: Any
-    ) -> oip.ServerMetadataResponse:
-        """Name and version of the server, and what it can beyond the protocol."""
+    def _server_metadata(self, _request: oip.ServerMetadataRequest) -> oip.ServerMetadataResponse:
         name, version, extensions = self._protocol.server_metadata()
         return oip.ServerMetadataResponse(name=name, version=version, extensions=extensions)
 
-    def model_metadata(
-        self, request: oip.ModelMetadataRequest, context: Any
-    ) -> oip.ModelMetadataResponse:
-        """The contract of a model."""
-        try:
-            manifest, versions = self._protocol.model_metadata(request.name, request.version)
-        except RequestError as error:
-            return _abort(context, error, request.name)
+    def _model_metadata(self, request: oip.ModelMetadataRequest) -> oip.ModelMetadataResponse:
+        manifest, versions = self._protocol.model_metadata(request.name, request.version)
         return oip.ModelMetadataResponse(
             name=manifest.model,
             versions=versions,
@@ -162,10 +184,7 @@ class InferenceService:
             outputs=[_tensor_metadata(spec) for spec in manifest.outputs],
         )
 
-    def repository_index(
-        self, request: oip.RepositoryIndexRequest, _context: Any
-    ) -> oip.RepositoryIndexResponse:
-        """Every loaded version and whether it answers."""
+    def _repository_index(self, request: oip.RepositoryIndexRequest) -> oip.RepositoryIndexResponse:
         response = oip.RepositoryIndexResponse()
         for entry in self._protocol.repository_index(ready=request.ready):
             response.models.add(
@@ -173,37 +192,52 @@ class InferenceService:
             )
         return response
 
-    def refuse_change(self, request: Any, context: Any) -> None:
-        """Load and unload: not for applications."""
-        try:
-            self._protocol.refuse_change()
-        except FleetDecidesError as error:
-            _abort(context, error, request.model_name)
+    def _refuse_change(self, _request: Message) -> Message:
+        """Load and unload are not for applications. Raises FleetDecidesError."""
+        self._protocol.refuse_change()
+        raise AssertionError("refused")
 
 
-def _question(
-    request: oip.ModelInferRequest, remaining_s: Callable[[], float | None]
-) -> Question[oip.ModelInferResponse]:
-    return Question(
-        model=request.model_name,
-        version=request.model_version,
-        decode=lambda: decode_inputs(request),
-        encode=lambda answer: encode_answer(answer, request),
-        outputs=[output.name for output in request.outputs],
-        parameters=parameters_of(request.parameters) if request.parameters else {},
-        request_id=request.id,
-        remaining_s=remaining_s,
-    )
+def streamed(response: bytes) -> bytes:
+    """A ``ModelInferResponse`` as one answer of a stream."""
+    return b"\x12" + length_prefixed(response + _FINAL)
+
+
+def streamed_failure(error: Exception, request: InferRequest) -> bytes:
+    """The answer of a stream to a request that failed; with its id, or a client with several requests under way
+    could not tell whose it is."""
+    _, text = fault_of(error, request.model)
+    answer = oip.ModelStreamInferResponse(error_message=text)
+    answer.infer_response.id = request.id
+    answer.infer_response.parameters["triton_final_response"].bool_param = True
+    return bytes(answer.SerializeToString())
+
+
+def _final() -> bytes:
+    response = oip.ModelInferResponse()
+    response.parameters["triton_final_response"].bool_param = True
+    return bytes(response.SerializeToString())
+
+
+_FINAL: Final = _final()
+"""What each answer of a stream carries: as bytes of a message, it may follow any other part of it."""
+
+
+def _plain(name: str, answer: Callable[[Any], Message], request: type[Message]) -> Method:
+    def from_bytes(message: Buffer) -> bytes:
+        return bytes(answer(_parsed(request, message)).SerializeToString())
+
+    return Method(name, Kind.PLAIN, from_bytes)
+
+
+def _parsed(kind: type[Message], message: Buffer) -> Any:
+    try:
+        return kind.FromString(bytes(message))
+    except DecodeError as error:
+        raise MalformedMessageError(f"the request is no {kind.DESCRIPTOR.name}") from error
 
 
 def _tensor_metadata(spec: TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:
     return oip.ModelMetadataResponse.TensorMetadata(
         name=spec.name, datatype=spec.dtype, shape=spec.shape
     )
-
-
-def _abort(context: Any, error: Exception, model: str) -> NoReturn:
-    """End the call with the status that the error has."""
-    fault, text = fault_of(error, model)
-    context.abort(CODES[fault], text)
-    raise AssertionError("abort raises")

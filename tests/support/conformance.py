@@ -83,12 +83,15 @@ class Places:
 
 
 class EchoServer:
-    """A model server on all its fronts, with one echoing model for each data type."""
+    """A model server on all its fronts, with one echoing model for each data type. ``grpc_front`` as in the
+    configuration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, grpc_front: str = "http2") -> None:
         self._folder = folder
         self.places = Places("", "", f"{folder}/grpc.sock", f"{folder}/http.sock")
-        fronts = OtherFronts("127.0.0.1:0", self.places.grpc_unix, self.places.http_unix)
+        fronts = OtherFronts(
+            "127.0.0.1:0", self.places.grpc_unix, self.places.http_unix, grpc_front
+        )
         self.server = ProcessModelServer("127.0.0.1:0", fronts=fronts)
 
     async def __aenter__(self) -> "EchoServer":

@@ -23,6 +23,7 @@ from agent.bundle import TensorSpec
 from agent.errors import ConfigError
 from agent.runtime.errors import NotReadyError
 from agent.serving.errors import OverloadError, WireError
+from agent.serving.placement import Placement, PlacementLimits
 from agent.serving.protocol import (
     PLATFORM,
     Answer,
@@ -33,7 +34,6 @@ from agent.serving.protocol import (
 )
 from agent.serving.rest.body import Body, BodyLimits, read_body
 from agent.serving.rest.codec import HEADER_LENGTH, Payload, parse_request
-from agent.serving.rest.placement import Placement
 from agent.trust.loopback import require_loopback
 
 __all__ = ["STATUSES", "RestApp", "RestLimits"]
@@ -69,6 +69,7 @@ class RestLimits:
     max_requests: int = 512
     """Under way or waiting for a thread; more are answered 503 at once."""
     body: BodyLimits = BodyLimits()  # noqa: RUF009 (frozen)
+    placement: PlacementLimits = PlacementLimits()  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class RestApp:
     def __init__(self, protocol: InferenceProtocol, limits: RestLimits | None = None) -> None:
         self._protocol = protocol
         self._limits = limits or RestLimits()
-        self._placement = Placement()
+        self._placement = Placement(self._limits.placement)
         self._pool = ThreadPoolExecutor(self._limits.pool_threads, thread_name_prefix="rest")
         self._requests = 0
         self._body = Body(self._limits.body)
@@ -154,6 +155,34 @@ class RestApp:
                 return await self._repository(rest, scope, receive)
         raise _unknown(scope)
 
+    # --- the short way ----------------------------------------------------------------------------
+
+    def known_local(self, header: tuple[bytes, bytes]) -> bool:
+        """Whether this ``Host`` or ``Origin`` was found to be this machine before."""
+        return header in self._local
+
+    def answer_now(
+        self, model: str, version: str, body: bytes, header_length: int | None
+    ) -> tuple[int, Payload] | None:
+        """Status and body for a usual question, without a task; None: it takes the long way."""
+        key = (model, version)
+        if self._requests >= self._limits.max_requests or not self._placement.inline(
+            model, version, len(body)
+        ):
+            return None
+        try:
+            payload, servable, took_s = self._run(
+                model, version, body, header_length, self._placement.clock(key)
+            )
+        except NotReadyError as error:
+            if error.held:  # the long way waits
+                return None
+            return _failure(error, model)
+        except Exception as error:  # noqa: BLE001 each has its status; unknown ones are logged there
+            return _failure(error, model)
+        self._placement.record_inline(key, servable, len(body), took_s)
+        return 200, payload
+
     # --- questions --------------------------------------------------------------------------------
 
     async def _infer(self, model: str, version: str, scope: Scope, receive: Receive) -> _Reply:
@@ -200,23 +229,30 @@ class RestApp:
     ) -> Payload:
         """Run on the loop or in the pool, as measured."""
         await self._protocol.wait_held(model)
-        inline = self._placement.inline(model, version, len(body))
-        if inline:
-            payload, servable, took_s = self._run(model, version, body, header_length)
-        else:
-            loop = asyncio.get_running_loop()
-            payload, servable, took_s = await loop.run_in_executor(
-                self._pool, self._run, model, version, body, header_length
+        key, size = (model, version), len(body)
+        if self._placement.inline(model, version, size):
+            payload, servable, took_s = self._run(
+                model, version, body, header_length, self._placement.clock(key)
             )
-        self._placement.record((model, version), servable, len(body), took_s, inline=inline)
+            self._placement.record_inline(key, servable, size, took_s)
+            return payload
+        loop = asyncio.get_running_loop()
+        payload, servable, took_s = await loop.run_in_executor(
+            self._pool, self._run, model, version, body, header_length
+        )
+        self._placement.record(key, servable, size, took_s, inline=False)
         return payload
 
     def _run(
-        self, model: str, version: str, body: bytes, header_length: int | None
+        self,
+        model: str,
+        version: str,
+        body: bytes,
+        header_length: int | None,
+        clock: Callable[[], float] = time.thread_time,
     ) -> tuple[Payload, str, float]:
-        """The answer, the digest of the version that gave it, and this thread's time for it: a busy
-        machine makes no model slow, and with threads of its own a run takes about as long as each."""
-        began_s = time.thread_time()
+        """The answer, the digest of the version that gave it, and the seconds it took by ``clock``."""
+        began_s = clock()
         servable = ""
 
         def encode(answer: Answer) -> Payload:
@@ -237,7 +273,7 @@ class RestApp:
                 waits=False,
             )
         )
-        return payload, servable, time.thread_time() - began_s
+        return payload, servable, clock() - began_s
 
     def _model(self, model: str, version: str, rest: list[str], scope: Scope) -> _Reply:
         if rest == ["ready"]:
@@ -338,6 +374,11 @@ def _check_local(key: bytes, value: bytes) -> None:
             f"use 127.0.0.1, ::1 or localhost",
             403,
         ) from error
+
+
+def _failure(error: Exception, model: str) -> tuple[int, Payload]:
+    fault, text = fault_of(error, model)
+    return STATUSES[fault], Payload(_json({"error": text}))
 
 
 def _said(value: Any, status: int = 200) -> _Reply:

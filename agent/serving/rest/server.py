@@ -17,6 +17,7 @@ from typing import Final
 import uvicorn
 
 from agent.serving.rest.app import RestApp
+from agent.serving.rest.connection import RestConnection
 
 __all__ = ["RestServer"]
 
@@ -47,7 +48,7 @@ class RestServer:
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=RestConnection,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",

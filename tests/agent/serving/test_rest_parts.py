@@ -8,8 +8,8 @@ import pytest
 
 from agent.runtime.errors import InputContractError
 from agent.serving.errors import OverloadError, WireError
+from agent.serving.placement import Placement, PlacementLimits
 from agent.serving.rest.body import Body, BodyLimits, read_body
-from agent.serving.rest.placement import Placement, PlacementLimits
 from agent.serving.values import numbers
 
 KEY = ("scale", "")

@@ -13,7 +13,8 @@ import pytest_asyncio
 from agent.adapters.model_server import OtherFronts, ProcessModelServer
 from agent.config import ServingSection
 from agent.serving.rest.app import STATUSES
-from agent.serving.service import CODES, MAX_STREAMS
+from agent.serving.service import MAX_STREAMS
+from agent.serving.status import CODES
 from tests.support.onnx_models import scale_bundle
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
