@@ -32,7 +32,16 @@ from benchmarks.wire import Target, ask_once
 from protos import inference_pb2 as oip
 from tests.support.daemon import free_port
 
-__all__ = ["KINDS", "Running", "Unavailable", "Way", "prepare", "start"]
+__all__ = [
+    "KINDS",
+    "Running",
+    "Unavailable",
+    "Way",
+    "grpc_way",
+    "prepare",
+    "rest_binary_way",
+    "start",
+]
 
 PEERS: Final = Path(__file__).parent / "peers"
 REQUIRES: Final = {
@@ -205,9 +214,9 @@ def _muster(python: Path, workload: Workload, folder: Path, out: Any) -> Running
     if not line:
         process.wait()
         raise Unavailable(f"muster does not start: {_last_words(folder / 'muster.log')}")
-    ways = [_grpc_way(workload, grpc_port)]
+    ways = [grpc_way(workload, grpc_port)]
     if rest_port:
-        ways += [_rest_binary_way(workload, rest_port), _rest_json_way(workload, rest_port)]
+        ways += [rest_binary_way(workload, rest_port), _rest_json_way(workload, rest_port)]
     return Running(process, ways, grpc_port, pids=(json.loads(line)["pid"],))
 
 
@@ -227,7 +236,7 @@ def _mlserver(python: Path, workload: Workload, folder: Path, out: Any) -> Runni
     process = _run(
         [str(python.parent / "mlserver"), "start", "."], folder, out, env={"PYTHONPATH": str(PEERS)}
     )
-    ways = [_grpc_way(workload, grpc_port), _rest_json_way(workload, http_port)]
+    ways = [grpc_way(workload, grpc_port), _rest_json_way(workload, http_port)]
     return Running(process, ways, grpc_port)
 
 
@@ -270,7 +279,8 @@ _STARTERS: Final[Mapping[str, Callable[[Path, Workload, Path, Any], Running]]] =
 # --- requests and answers -------------------------------------------------------------------------
 
 
-def _grpc_way(workload: Workload, port: int) -> Way:
+def grpc_way(workload: Workload, port: int) -> Way:
+    """The request over gRPC, raw."""
     request = oip.ModelInferRequest(model_name=workload.name)
     for name, value in workload.inputs.items():
         request.inputs.add(name=name, datatype=OIP_TYPES[str(value.dtype)], shape=value.shape)
@@ -288,7 +298,8 @@ def _rest_json_way(workload: Workload, port: int) -> Way:
     return Way("REST JSON", target, _read_oip_json)
 
 
-def _rest_binary_way(workload: Workload, port: int) -> Way:
+def rest_binary_way(workload: Workload, port: int) -> Way:
+    """The request over REST with the binary tensor extension."""
     tensors = [
         {**_described(name, value), "parameters": {"binary_data_size": value.nbytes}}
         for name, value in workload.inputs.items()

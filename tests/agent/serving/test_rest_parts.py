@@ -1,5 +1,6 @@
 """The decisions of the REST front end, without a server: where a request runs, what a body may hold."""
 
+import time
 from collections.abc import Iterator, MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -68,6 +69,20 @@ def test_of_two_versions_that_take_turns_both_must_be_fast_until_one_stays_away(
         assert not placement.inline("scale", "", 100), "b may answer the next one"
     placement.record(KEY, "a", 100, 0.001, inline=False)
     assert placement.inline("scale", "", 100)
+
+
+def test_what_seems_slow_on_the_loop_is_measured_exactly_before_it_counts() -> None:
+    placement = Placement(PlacementLimits(fast_s=0.001, slow_s=0.010, forgiven=0.5, doubted_runs=2))
+    placement.record(KEY, "a", 100, 0.001, inline=False)
+    assert placement.clock(KEY) is time.perf_counter
+    placement.record_inline(KEY, "a", 100, 5.0)
+    assert placement.inline("scale", "", 100), "it may have been the machine"
+    assert placement.clock(KEY) is time.thread_time
+    placement.record_inline(KEY, "a", 100, 0.001)
+    assert placement.clock(KEY) is time.thread_time
+    placement.record_inline(KEY, "a", 100, 5.0)
+    assert not placement.inline("scale", "", 100), "it was the model"
+    assert placement.clock(KEY) is time.perf_counter
 
 
 def receiving(*chunks: bytes, gone: bool = False) -> Any:

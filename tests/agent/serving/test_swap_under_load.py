@@ -124,12 +124,16 @@ async def test_after_a_swap_is_acknowledged_no_other_version_answers(tmp_path: P
         assert versions.seen == {"1", "2"}
 
 
-async def test_where_memory_allows_one_version_requests_wait_and_none_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("front", ["http2", "grpcio"])
+async def test_where_memory_allows_one_version_requests_wait_and_none_fails(
+    tmp_path: Path, front: str
+) -> None:
     old = scale_bundle(tmp_path / "a", 2.0, "1")
     new = scale_bundle(tmp_path / "b", 3.0, "2")
     other = scale_bundle(tmp_path / "c", 5.0, "1", model="other")
     versions = Versions("1", "2")
-    async with ProcessModelServer("127.0.0.1:0", fronts=OtherFronts(http="127.0.0.1:0")) as server:
+    fronts = OtherFronts(http="127.0.0.1:0", grpc_front=front)
+    async with ProcessModelServer("127.0.0.1:0", fronts=fronts) as server:
         for bundle in (old, other):
             await server.load(str(bundle.path), bundle.sha256)
             await server.activate(bundle.manifest.model, bundle.sha256)
