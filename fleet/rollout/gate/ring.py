@@ -5,23 +5,42 @@ pool, who in the cohort, the baselines, the looks, the seed); devices are in the
 everywhere; what is stored has a version and is read back to the same bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    BoolArray = npt.NDArray[np.bool_]
-    FloatArray = npt.NDArray[np.float64]
-    IntArray = npt.NDArray[np.int64]
+__all__ = [
+    "ALPHA",
+    "MIN_CANARIES",
+    "POOLED",
+    "REST",
+    "Baseline",
+    "Block",
+    "BoolArray",
+    "Counts",
+    "FloatArray",
+    "IntArray",
+    "Ring",
+    "Spending",
+    "State",
+    "blocks_of",
+    "fresh",
+    "tests_of",
+]
 
-__all__ = ["ALPHA", "POOLED", "Baseline", "Counts", "Ring", "Spending", "State"]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 ALPHA: Final = 0.01  # chance that a rollout which changes nothing is rolled back
 POOLED: Final = ""  # the name of the test over all strata, beside the names of strata
+REST: Final = "*"  # the block of all strata that are too small for a test of their own
+MIN_CANARIES: Final = 8  # in a stratum that gets its own test
+MAX_STRATA: Final = 8  # with a test of their own; the largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +50,13 @@ class Baseline:
     Of a rate: ``p`` is the device's own rate, shrunk to the pool's and kept above zero (see
     baseline.py), ``mu`` the pool's rate and ``kappa`` the weight of the pool in events. Of a level:
     ``p`` is the device's own mean, or the pool's where it has none, and ``mu`` the pool's.
+    ``known``: how many devices had a history; 0 means that the metric was never reported.
     """
 
-    p: "FloatArray"
+    p: FloatArray
     mu: float
-    kappa: float = 0.0
+    kappa: float
+    known: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +68,60 @@ class Counts:
     events or levels. A metric that is missing altogether is an outage of that metric.
     """
 
-    bad: "Mapping[str, IntArray]" = field(default_factory=dict)
-    total: "Mapping[str, IntArray]" = field(default_factory=dict)
-    level: "Mapping[str, FloatArray]" = field(default_factory=dict)
-    reported: "BoolArray | None" = None
+    bad: Mapping[str, IntArray] = field(default_factory=dict)
+    total: Mapping[str, IntArray] = field(default_factory=dict)
+    level: Mapping[str, FloatArray] = field(default_factory=dict)
+    reported: BoolArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of the pool inside which virtual cohorts are drawn.
+
+    ``name`` is the stratum's, or ``REST`` for the strata too small for a test. ``members`` are pool
+    indices, ``canaries`` of them are in the cohort.
+    """
+
+    name: str
+    members: IntArray
+    canaries: int
+
+    @property
+    def tested(self) -> bool:
+        return self.name != REST and MIN_CANARIES <= self.canaries < len(self.members)
+
+
+def blocks_of(
+    strata: npt.NDArray[np.int16], names: tuple[str, ...], cohort: BoolArray
+) -> tuple[Block, ...]:
+    """The strata that can be expected to hold ``MIN_CANARIES`` canary devices, and the rest as one.
+
+    Given how many canary devices each block has, a hash cohort is a uniformly random choice inside
+    each. What makes a block depends on the sizes of strata and of the cohort alone, never on who is
+    in it, so this stays exact. At most ``MAX_STRATA`` blocks, the largest.
+    """
+    share = np.count_nonzero(cohort) / max(1, len(cohort))
+    sizes = np.bincount(strata, minlength=len(names))
+    order = sorted(range(len(names)), key=lambda index: (-int(sizes[index]), names[index]))
+    large = [index for index in order if sizes[index] * share >= MIN_CANARIES][:MAX_STRATA]
+    blocks = [(names[index], np.flatnonzero(strata == index)) for index in sorted(large)]
+    rest = np.flatnonzero(~np.isin(strata, large))
+    if len(rest):
+        blocks.append((REST, rest))
+    return tuple(
+        Block(name, members, int(np.count_nonzero(cohort[members]))) for name, members in blocks
+    )
+
+
+def tests_of(blocks: Sequence[Block], alpha: float) -> Mapping[str, float]:
+    """What each test of a ring may spend: half for all devices, half shared by the strata.
+
+    A fleet of one block has no strata to tell apart: the test over all devices spends everything.
+    """
+    tested = [block.name for block in blocks if block.tested] if len(blocks) > 1 else []
+    if not tested:
+        return {POOLED: alpha}
+    return {POOLED: alpha / 2, **{name: alpha / (2 * len(tested)) for name in tested}}
 
 
 @dataclass(frozen=True)
@@ -77,7 +148,7 @@ class Ring:
     device_ids: tuple[str, ...]
     strata: npt.NDArray[np.int16]
     stratum_names: tuple[str, ...]
-    cohort: "BoolArray"
+    cohort: BoolArray
     percent_bp: int
     drawn_from: int
     metrics: tuple[str, ...]
@@ -100,7 +171,18 @@ class Ring:
 
     @property
     def alpha_ring(self) -> float:
+        """What this ring may spend: the rings share alpha equally."""
         return self.alpha / self.rings
+
+    @cached_property
+    def blocks(self) -> "tuple[Block, ...]":
+        """The pool in parts, see ``blocks_of``."""
+        return blocks_of(self.strata, self.stratum_names, self.cohort)
+
+    @cached_property
+    def tests(self) -> Mapping[str, float]:
+        """The tests of this ring and what each may spend, see ``tests_of``."""
+        return tests_of(self.blocks, self.alpha_ring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +198,16 @@ class Spending:
     living: bytes
     since: int = 0
     before: int = 0
+
+    def alive(self, virtual: int) -> BoolArray:
+        """Which virtual cohorts are still in the test: shape (virtual,)."""
+        bits = np.unpackbits(np.frombuffer(self.living, dtype=np.uint8), count=virtual)
+        return bits.astype(np.bool_)
+
+
+def fresh(virtual: int, since: int = 0, before: int = 0) -> Spending:
+    """A test in which every virtual cohort lives."""
+    return Spending(0, np.packbits(np.ones(virtual, dtype=np.bool_)).tobytes(), since, before)
 
 
 @dataclass(frozen=True, slots=True)
