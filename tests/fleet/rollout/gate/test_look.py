@@ -305,4 +305,27 @@ class TestStrata:
         state = replace(State(), stopped=("edge/cpu", "edge/gpu"))
         result, _ = look(two.ring, state, minutes(two), 16)
         assert result.verdict is Verdict.FAIL
-        assert result.reason.startswith("every stratum with canary devices is stopped")
+        assert result.reason == "every stratum with canary devices is stopped: edge/cpu, edge/gpu"
+
+    def test_false_alarms_of_strata_and_of_all_together_are_within_alpha(self) -> None:
+        setting = Setting(size=100, canaries=40, alpha=0.2, bake_s=510.0, strata=("a", "b"))
+        alarms = 0
+        for number in range(40):
+            rng = np.random.default_rng([11, number])
+            drawn = population(rng, replace(setting, rollout_id=f"r{number}"))
+            *_, (result, state, _) = play(rng, drawn)
+            alarms += result.verdict is Verdict.FAIL or bool(state.stopped)
+        assert 1 <= alarms <= 16  # at most 8 expected, deviation 2.5
+
+    def test_very_large_strata_are_judged_by_the_formula(self) -> None:
+        size = 2 * FIXED_ABOVE + 20
+        setting = Setting(size=size, canaries=size // 2, strata=("edge/cpu", "edge/gpu"))
+        drawn = population(np.random.default_rng(1), setting)
+        assert drawn.ring.virtual == 0
+        counts = minutes(drawn, self.only_gpu(drawn, 1.5))
+        result, state = look(drawn.ring, State(), counts, 8)
+        assert (result.verdict, result.newly_stopped) == (Verdict.PASS, ("edge/gpu",))
+        after, _ = look(drawn.ring, state, counts, 9)
+        assert (after.verdict, [one.name for one in after.strata]) == (Verdict.PASS, ["edge/cpu"])
+        both = replace(state, stopped=("edge/cpu", "edge/gpu"))
+        assert look(drawn.ring, both, counts, 9)[0].verdict is Verdict.FAIL
