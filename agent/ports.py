@@ -231,6 +231,15 @@ class ServedWindow:
     feedback_correct: int = 0
     feedback_abs_error_sum: float = 0.0
     feedback_unknown: int = 0
+    role: str = ""
+    """"" answers, "arm" answers its share of an A/B, "shadow" answers nobody."""
+    shadow_compared: int = 0
+    shadow_disagreed: int = 0
+    shadow_dropped: int = 0
+    confidence_count: int = 0
+    low_confidence: int = 0
+    output_counts: Mapping[str, int] = field(default_factory=dict)
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/feedback.proto\x12\nmuster.oip\"q\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x12\x0f\n\x05value\x18\x04 \x01(\x01H\x00\x12\x0b\n\x03row\x18\x05 \x01(\rB\x07\n\x05truth\"#\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x0f\n\x07outcome\x18\x01 \x01(\t2Z\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12G\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1b.muster.oip.FeedbackRequest\x1a\x1c.muster.oip.FeedbackResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/feedback.proto\x12\nmuster.oip\"q\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x12\x0f\n\x05value\x18\x04 \x01(\x01H\x00\x12\x0b\n\x03row\x18\x05 \x01(\rB\x07\n\x05truth\"#\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x0f\n\x07outcome\x18\x01 \x01(\t\"W\n\x0c\x43ountRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ounter\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x04\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x0f\n\rCountResponse2\x9a\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12G\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1b.muster.oip.FeedbackRequest\x1a\x1c.muster.oip.FeedbackResponse\"\x00\x12>\n\x05\x43ount\x12\x18.muster.oip.CountRequest\x1a\x19.muster.oip.CountResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDBACKREQUEST']._serialized_end=150
   _globals['_FEEDBACKRESPONSE']._serialized_start=152
   _globals['_FEEDBACKRESPONSE']._serialized_end=187
-  _globals['_FEEDBACKSERVICE']._serialized_start=189
-  _globals['_FEEDBACKSERVICE']._serialized_end=279
+  _globals['_COUNTREQUEST']._serialized_start=189
+  _globals['_COUNTREQUEST']._serialized_end=276
+  _globals['_COUNTRESPONSE']._serialized_start=278
+  _globals['_COUNTRESPONSE']._serialized_end=293
+  _globals['_FEEDBACKSERVICE']._serialized_start=296
+  _globals['_FEEDBACKSERVICE']._serialized_end=450
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,11 @@ class FeedbackServiceStub:
                 request_serializer=protos_dot_feedback__pb2.FeedbackRequest.SerializeToString,
                 response_deserializer=protos_dot_feedback__pb2.FeedbackResponse.FromString,
                 _registered_method=True)
+        self.Count = channel.unary_unary(
+                '/muster.oip.FeedbackService/Count',
+                request_serializer=protos_dot_feedback__pb2.CountRequest.SerializeToString,
+                response_deserializer=protos_dot_feedback__pb2.CountResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
@@ -50,6 +55,13 @@ class FeedbackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Count(self, request, context):
+        """Adds to a counter of the application's own, which the fleet compares like any other metric.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedbackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.Feedback,
                     request_deserializer=protos_dot_feedback__pb2.FeedbackRequest.FromString,
                     response_serializer=protos_dot_feedback__pb2.FeedbackResponse.SerializeToString,
+            ),
+            'Count': grpc.unary_unary_rpc_method_handler(
+                    servicer.Count,
+                    request_deserializer=protos_dot_feedback__pb2.CountRequest.FromString,
+                    response_serializer=protos_dot_feedback__pb2.CountResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class FeedbackService:
             '/muster.oip.FeedbackService/Feedback',
             protos_dot_feedback__pb2.FeedbackRequest.SerializeToString,
             protos_dot_feedback__pb2.FeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Count(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.oip.FeedbackService/Count',
+            protos_dot_feedback__pb2.CountRequest.SerializeToString,
+            protos_dot_feedback__pb2.CountResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,6 +18,7 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_PROBATION: _ClassVar[Phase]
     PHASE_COMMIT: _ClassVar[Phase]
     PHASE_REVERT: _ClassVar[Phase]
+    PHASE_BESIDE: _ClassVar[Phase]
 
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +36,7 @@ PHASE_SWAP: Phase
 PHASE_PROBATION: Phase
 PHASE_COMMIT: Phase
 PHASE_REVERT: Phase
+PHASE_BESIDE: Phase
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_COMMITTED: Outcome
 OUTCOME_REFUSED: Outcome
@@ -80,7 +82,7 @@ class ReportId(_message.Message):
     def __init__(self, boot_id: _Optional[str] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class Inventory(_message.Message):
-    __slots__ = ("device_class", "hardware", "labels", "agent_version", "onnxruntime_version", "memory_bytes", "disk_free_bytes", "cpu_count", "operating_system", "active")
+    __slots__ = ("device_class", "hardware", "labels", "agent_version", "onnxruntime_version", "memory_bytes", "disk_free_bytes", "cpu_count", "operating_system", "active", "execution_provider", "utc_offset_minutes", "battery_percent", "on_battery")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +100,10 @@ class Inventory(_message.Message):
     CPU_COUNT_FIELD_NUMBER: _ClassVar[int]
     OPERATING_SYSTEM_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    UTC_OFFSET_MINUTES_FIELD_NUMBER: _ClassVar[int]
+    BATTERY_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    ON_BATTERY_FIELD_NUMBER: _ClassVar[int]
     device_class: str
     hardware: str
     labels: _containers.ScalarMap[str, str]
@@ -108,7 +114,11 @@ class Inventory(_message.Message):
     cpu_count: int
     operating_system: str
     active: _containers.RepeatedCompositeFieldContainer[ActiveModel]
-    def __init__(self, device_class: _Optional[str] = ..., hardware: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., agent_version: _Optional[str] = ..., onnxruntime_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., cpu_count: _Optional[int] = ..., operating_system: _Optional[str] = ..., active: _Optional[_Iterable[_Union[ActiveModel, _Mapping]]] = ...) -> None: ...
+    execution_provider: str
+    utc_offset_minutes: int
+    battery_percent: float
+    on_battery: bool
+    def __init__(self, device_class: _Optional[str] = ..., hardware: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., agent_version: _Optional[str] = ..., onnxruntime_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., cpu_count: _Optional[int] = ..., operating_system: _Optional[str] = ..., active: _Optional[_Iterable[_Union[ActiveModel, _Mapping]]] = ..., execution_provider: _Optional[str] = ..., utc_offset_minutes: _Optional[int] = ..., battery_percent: _Optional[float] = ..., on_battery: _Optional[bool] = ...) -> None: ...
 
 class ActiveModel(_message.Message):
     __slots__ = ("model", "version", "manifest_sha256", "rollout_id")
@@ -123,8 +133,22 @@ class ActiveModel(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ...) -> None: ...
 
 class Window(_message.Message):
-    __slots__ = ("model", "version", "manifest_sha256", "rollout_id", "start_unix_ms", "end_unix_ms", "requests", "failures", "over_objective", "input_violations", "output_violations", "non_finite", "error_kinds", "latency_s", "resources", "merged", "feedback_count", "feedback_correct", "feedback_abs_error_sum", "feedback_unknown", "notices")
+    __slots__ = ("model", "version", "manifest_sha256", "rollout_id", "start_unix_ms", "end_unix_ms", "requests", "failures", "over_objective", "input_violations", "output_violations", "non_finite", "error_kinds", "latency_s", "resources", "merged", "feedback_count", "feedback_correct", "feedback_abs_error_sum", "feedback_unknown", "notices", "role", "shadow_compared", "shadow_disagreed", "shadow_dropped", "confidence_count", "low_confidence", "output_counts", "counters")
     class ErrorKindsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class OutputCountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +176,14 @@ class Window(_message.Message):
     FEEDBACK_ABS_ERROR_SUM_FIELD_NUMBER: _ClassVar[int]
     FEEDBACK_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     NOTICES_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_COMPARED_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_DISAGREED_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOW_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     manifest_sha256: str
@@ -173,7 +205,15 @@ class Window(_message.Message):
     feedback_abs_error_sum: float
     feedback_unknown: int
     notices: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ..., start_unix_ms: _Optional[int] = ..., end_unix_ms: _Optional[int] = ..., requests: _Optional[int] = ..., failures: _Optional[int] = ..., over_objective: _Optional[int] = ..., input_violations: _Optional[int] = ..., output_violations: _Optional[int] = ..., non_finite: _Optional[int] = ..., error_kinds: _Optional[_Mapping[str, int]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., merged: _Optional[int] = ..., feedback_count: _Optional[int] = ..., feedback_correct: _Optional[int] = ..., feedback_abs_error_sum: _Optional[float] = ..., feedback_unknown: _Optional[int] = ..., notices: _Optional[_Iterable[str]] = ...) -> None: ...
+    role: str
+    shadow_compared: int
+    shadow_disagreed: int
+    shadow_dropped: int
+    confidence_count: int
+    low_confidence: int
+    output_counts: _containers.ScalarMap[str, int]
+    counters: _containers.ScalarMap[str, int]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., rollout_id: _Optional[str] = ..., start_unix_ms: _Optional[int] = ..., end_unix_ms: _Optional[int] = ..., requests: _Optional[int] = ..., failures: _Optional[int] = ..., over_objective: _Optional[int] = ..., input_violations: _Optional[int] = ..., output_violations: _Optional[int] = ..., non_finite: _Optional[int] = ..., error_kinds: _Optional[_Mapping[str, int]] = ..., latency_s: _Optional[_Union[Histogram, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., merged: _Optional[int] = ..., feedback_count: _Optional[int] = ..., feedback_correct: _Optional[int] = ..., feedback_abs_error_sum: _Optional[float] = ..., feedback_unknown: _Optional[int] = ..., notices: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., shadow_compared: _Optional[int] = ..., shadow_disagreed: _Optional[int] = ..., shadow_dropped: _Optional[int] = ..., confidence_count: _Optional[int] = ..., low_confidence: _Optional[int] = ..., output_counts: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Histogram(_message.Message):
     __slots__ = ("scale", "offset", "counts", "zero_count", "sum", "max")

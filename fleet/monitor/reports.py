@@ -28,6 +28,14 @@ _MAX_NOTICES: Final = 8  # of one window
 _MAX_NOTICE: Final = 256
 _MAX_BUCKETS: Final = 1024  # of one histogram
 _MAX_LABEL_CHARS: Final = 256
+_MAX_UTC_OFFSET_MINUTES: Final = 18 * 60
+ROLES: Final = ("", "arm", "shadow")  # of a version: how it serves
+_PARTS: Final = (  # counts of a window that cannot be larger than another
+    ("failures", "requests"),
+    ("feedback_correct", "feedback_count"),
+    ("shadow_disagreed", "shadow_compared"),
+    ("low_confidence", "confidence_count"),
+)
 
 
 class ReportRefusedError(ValueError):
@@ -93,19 +101,17 @@ def _window(window: report_pb2.Window) -> dict[str, Any]:
     end_ms = _whole(window.end_unix_ms, "end_unix_ms")
     if end_ms < start_ms:
         raise ReportRefusedError("time", f"the window ends at {end_ms} before its start {start_ms}")
-    if window.failures > window.requests:
-        raise ReportRefusedError(
-            "counts", f"{window.failures} failures of {window.requests} requests"
-        )
-    if window.feedback_correct > window.feedback_count:
-        raise ReportRefusedError(
-            "counts", f"{window.feedback_correct} right of {window.feedback_count} feedbacks"
-        )
+    for part, whole in _PARTS:
+        some, all_ = getattr(window, part), getattr(window, whole)
+        if some > all_:
+            raise ReportRefusedError("counts", f"{part} = {some} of {whole} = {all_}")
     counts = {
         name: _whole(getattr(window, name), name)
         for name in (
             "requests", "failures", "over_objective", "input_violations", "output_violations",
             "non_finite", "feedback_count", "feedback_correct", "feedback_unknown",
+            "shadow_compared", "shadow_disagreed", "shadow_dropped", "confidence_count",
+            "low_confidence",
         )
     }  # fmt: skip
     resources = window.resources
@@ -120,7 +126,10 @@ def _window(window: report_pb2.Window) -> dict[str, Any]:
         **counts,
         "feedback_abs_error_sum": _finite(window.feedback_abs_error_sum, "feedback_abs_error_sum"),
         "notices": [text[:_MAX_NOTICE] for text in window.notices[:_MAX_NOTICES]],
-        "error_kinds": _counts(window.error_kinds),
+        "error_kinds": _counts(window.error_kinds, "kinds of error"),
+        "role": _role(window.role),
+        "output_counts": _counts(window.output_counts, "outputs"),
+        "counters": _counts(window.counters, "counters"),
         "latency": _histogram(window.latency_s) if window.HasField("latency_s") else b"",
         "rss_bytes": _whole(resources.rss_bytes, "rss_bytes"),
         "cpu_percent": _finite(resources.cpu_percent, "cpu_percent"),
@@ -167,7 +176,25 @@ def _inventory(inventory: report_pb2.Inventory) -> dict[str, Any]:
         "disk_free_bytes": _whole(inventory.disk_free_bytes, "disk_free_bytes"),
         "cpu_count": _whole(inventory.cpu_count, "cpu_count", _MAX_SMALL_INT),
         "operating_system": inventory.operating_system[:128],
+        "execution_provider": _text(inventory.execution_provider, "execution_provider", 40),
+        "utc_offset_minutes": _utc_offset(inventory),
+        "battery_percent": _battery(inventory),
+        "on_battery": inventory.on_battery,
     }
+
+
+def _utc_offset(inventory: report_pb2.Inventory) -> int | None:
+    if not inventory.HasField("utc_offset_minutes"):
+        return None
+    minutes: int = inventory.utc_offset_minutes
+    return minutes if abs(minutes) <= _MAX_UTC_OFFSET_MINUTES else None
+
+
+def _battery(inventory: report_pb2.Inventory) -> float | None:
+    if not inventory.HasField("battery_percent"):
+        return None
+    percent = _finite(inventory.battery_percent, "battery_percent")
+    return min(max(percent, 0.0), 100.0)
 
 
 def _active(active: report_pb2.ActiveModel) -> dict[str, Any]:
@@ -193,13 +220,19 @@ def _measures(measures: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(kept.items())[:_MAX_ENTRIES])
 
 
-def _counts(kinds: Mapping[str, int]) -> dict[str, int]:
-    if len(kinds) > _MAX_ENTRIES:
-        raise ReportRefusedError("error_kinds", f"{len(kinds)} kinds of error")
+def _counts(counts: Mapping[str, int], what: str) -> dict[str, int]:
+    if len(counts) > _MAX_ENTRIES:
+        raise ReportRefusedError("counts", f"{len(counts)} {what}")
     return {
-        _text(kind, "error kind", _MAX_NAME): _whole(count, "error_kinds")
-        for kind, count in sorted(kinds.items())
+        _text(name, what, _MAX_NAME): _whole(count, f"{what}: {name}")
+        for name, count in sorted(counts.items())
     }
+
+
+def _role(role: str) -> str:
+    if role not in ROLES:
+        raise ReportRefusedError("role", f"{role[:40]!r} is no role of a version")
+    return role
 
 
 def _enum_text(enum: Any, value: int, prefix: str) -> str:

@@ -172,12 +172,12 @@ def test_unreadable_entries_are_named_and_the_rest_holds(
     fleet.direct(directive_for(bundle), directive_for(bundle, number=2))
 
     def newer_agent(role: Targets) -> None:
-        role.targets["rollouts/r2"].custom["mode"] = "shadow"
+        role.targets["rollouts/r2"].custom["mode"] = "mirror"
 
     state = device.refresh(fleet.offered(), fleet.forged_pack(change=newer_agent), fleet.now_s)
     reading = read_directives(state)
     assert list(reading.entries) == ["rollouts/r1"]
-    assert "mode = 'shadow'" in reading.unreadable["rollouts/r2"]
+    assert "mode = 'mirror'" in reading.unreadable["rollouts/r2"]
     assert read_releases(state).unreadable == {}
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.trust import BundleRelease, Directive
+from agent.trust.directive import OPTIONAL
 from agent.trust.errors import MalformedError
 
 DIRECTIVE = Directive(
@@ -43,6 +44,29 @@ def read_release(custom: Any) -> BundleRelease:
     return BundleRelease.from_target(RELEASE.path, RELEASE.sha256, RELEASE.length, custom)
 
 
+EVERY_KEY = replace(
+    DIRECTIVE,
+    mode="ab",
+    beside_bp=500,
+    traffic_bp=2_000,
+    routing_key="customer",
+    from_bp=100,
+    stage_started_s=1_800_000_100,
+    ramp_s=3_600,
+    ramp_doublings=4,
+    open_hours=("01:00-05:00", "sat 00:00-23:59", "mon-fri 22:00-04:00"),
+    exclude=(("id", "camera-7"), ("site", "lab")),
+    stopped=("cam/cuda",),
+    retries=2,
+)
+
+
+def test_what_a_plain_canary_does_not_use_is_left_out() -> None:
+    assert not set(DIRECTIVE.to_json()) & OPTIONAL
+    assert set(EVERY_KEY.to_json()) >= OPTIONAL
+    assert Directive.from_json(EVERY_KEY.to_json()) == EVERY_KEY
+
+
 def test_round_trips() -> None:
     assert Directive.from_json(DIRECTIVE.to_json()) == DIRECTIVE
     assert read_release(RELEASE.to_json()) == RELEASE
@@ -64,8 +88,22 @@ def test_round_trips() -> None:
         ("bundle", "rollouts/r7", "not text"),
         ("sha256", "A" * 64, "not text"),
         ("sha256", "a" * 64 + "\n", "not text"),
-        ("mode", "shadow", "is not one of canary"),
+        ("mode", "mirror", "is not one of canary, shadow, ab, blue-green"),
         ("mode", ["canary"], "is not one of canary"),
+        ("beside_bp", 10_001, "from 0 to 10000"),
+        ("traffic_bp", -1, "from 0 to 10000"),
+        ("routing_key", "a b", "is not text of the form"),
+        ("routing_key", None, "is not text of the form"),
+        ("ramp_doublings", 21, "from 0 to 20"),
+        ("retries", True, "a whole number from 0 to 10"),
+        ("open_hours", "01:00-05:00", "a list of at most 64"),
+        ("open_hours", ["25:00-05:00"], "a list of text of the form"),
+        ("open_hours", ["mon-fri  01:00-05:00"], "a list of text of the form"),
+        ("exclude", [["id"]], "a list of pairs of label and value"),
+        ("exclude", {"id": "x"}, "a list of at most 64 pairs"),
+        ("exclude", [["id", "x" * 129]], "a list of pairs"),
+        ("stopped", ["edge"], "a list of text of the form"),
+        ("stopped", ["edge/cpu"] * 65, "a list of at most 64"),
         ("kind", "Deploy", "is not one of deploy, rollback"),
         ("percent_bp", 10_001, "from 0 to 10000"),
         ("halt", 0, "true or false"),

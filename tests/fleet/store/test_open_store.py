@@ -4,12 +4,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, select, text
+from sqlalchemy import Connection, insert, select, text
 
 from fleet.errors import ConfigError, ServerError
-from fleet.store import open_store
+from fleet.store import migrations, open_store
 from fleet.store.migrate import newest_revision
 from fleet.store.tables import devices, metadata, windows
 from fleet.store.writer import Writer
@@ -25,13 +27,26 @@ def test_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
     store.close()
 
 
-def test_windows_stored_before_there_was_feedback_have_none(tmp_path: Path) -> None:
+def go_back(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.downgrade(config, revision)
+
+
+def test_rows_stored_before_there_was_more_have_none_of_it(tmp_path: Path) -> None:
     store = open_store(tmp_path / "fleet.db")
     names = ("feedback_count", "feedback_correct", "feedback_abs_error_sum", "feedback_unknown")
+    later = ("role", "shadow_compared", "confidence_count", "output_counts", "counters")
     with store.begin() as connection:
-        for name in (*names, "notices"):
-            connection.execute(text(f"ALTER TABLE windows DROP COLUMN {name}"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        go_back(connection, "0002")
+        connection.execute(
+            text(
+                "INSERT INTO devices (id, device_class, hardware, labels, agent_version, onnxruntime_version, "
+                "memory_bytes, disk_free_bytes, cpu_count, operating_system, boot_id, online, first_seen_s, "
+                "last_seen_s, inventory_ms) VALUES ('d1', '', '', '{}', '', '', 0, 0, 0, '', '', 0, 1, 1, 0)"
+            )
+        )
         connection.execute(
             text(
                 "INSERT INTO windows (device_id, boot_id, seq, model, version, manifest_sha256, rollout_id, start_ms, "
@@ -46,6 +61,11 @@ def test_windows_stored_before_there_was_feedback_have_none(tmp_path: Path) -> N
         [row] = connection.execute(select(windows)).mappings()
     assert [row[name] for name in names] == [0, 0, 0.0, 0]
     assert (row["notices"], row["requests"]) == ([], 5)
+    assert [row[name] for name in later] == ["", 0, 0, {}, {}]
+    with store.read() as connection:
+        [device] = connection.execute(select(devices)).mappings()
+    assert (device["execution_provider"], device["on_battery"]) == ("", False)
+    assert device["battery_percent"] is None
     store.close()
 
 
@@ -120,7 +140,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(ConfigError, match=r"revision '9999'.*newer one wrote it.*Upgrade Muster"):
         open_store(tmp_path / "fleet.db")
-    assert newest_revision() == "0003"
+    assert newest_revision() == "0004"
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "what is this"])
