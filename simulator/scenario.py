@@ -7,14 +7,15 @@ scenario and seed give every device the same character.
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from simulator.errors import ScenarioError
 from simulator.fields import field_of, in_range, known_keys, number, section, text
+from simulator.virtual.settings import Candidate, Incident, Population
 
 __all__ = [
     "Devices",
@@ -29,6 +30,7 @@ __all__ = [
     "load_scenario",
     "packaged_scenarios",
     "parse_scenario",
+    "scenario_text",
 ]
 
 MAX_SCENARIO_BYTES: Final = 256 * 1024
@@ -75,13 +77,21 @@ class Devices:
 class Run:
     """``[run]``: how long, and how often a device reports."""
 
-    duration_s: float = number(0.0, "end after this time; 0 is until SIGTERM", most=30 * 86400)
+    time: str = text(
+        "real", "virtual: devices are statistics and no time passes", choices=("real", "virtual")
+    )
+    duration_s: float = number(
+        0.0,
+        "end after this time; 0 is until SIGTERM (virtual: until the rollout has ended)",
+        most=30 * 86400,
+    )
     window_s: float = number(60.0, "length of a telemetry window", least=0.1, most=86400)
     cohort_window_s: float = number(
         10.0, "the same while a deployment is under way", least=0.1, most=86400
     )
     agent_version: str = text("", "the agent version devices claim; empty is this one")
     onnxruntime_version: str = text("1.32.0", "the onnxruntime version devices claim")
+    rollout: str = text("", "virtual: the text of a rollout.toml; empty is a rollout's defaults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,14 @@ class Scenario:
     traffic: Traffic = field(default_factory=Traffic)
     network: Network = field(default_factory=Network)
     models: tuple[ModelBehaviour, ...] = ()
+    population: Population = field(default_factory=Population)
+    candidate: Candidate = field(default_factory=Candidate)
+    incident: Incident = field(default_factory=Incident)
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether its devices are statistics under a clock that nobody waits for."""
+        return self.run.time == "virtual"
 
     def changed(
         self, *, count: int | None = None, duration_s: float | None = None, seed: int | None = None
@@ -199,11 +217,11 @@ def packaged_scenarios() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_scenario(name: str) -> Scenario:
-    """Read a scenario file, or one of the packaged scenarios by its name.
+def scenario_text(name: str) -> str:
+    """The text of a scenario file, or of one of the packaged scenarios by its name.
 
     Raises:
-        ScenarioError: no such file, not TOML, or something in it is wrong.
+        ScenarioError: no such file, too large, or not UTF-8.
     """
     path = Path(name)
     if not path.exists():
@@ -222,11 +240,37 @@ def load_scenario(name: str) -> Scenario:
     if len(raw) > MAX_SCENARIO_BYTES:
         raise ScenarioError(f"the scenario {name} is larger than {MAX_SCENARIO_BYTES} bytes.")
     try:
-        return parse_scenario(raw.decode())
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise ScenarioError(f"the scenario {name} is not UTF-8 text.") from error
+
+
+def load_scenario(name: str) -> Scenario:
+    """Read a scenario file, or one of the packaged scenarios by its name.
+
+    Raises:
+        ScenarioError: no such file, not TOML, or something in it is wrong.
+    """
+    text_of = scenario_text(name)
+    try:
+        return parse_scenario(text_of)
     except ScenarioError as error:
         raise ScenarioError(f"scenario {name}: {error}") from error
+
+
+_TABLES: Final[Mapping[str, Callable[..., Any]]] = {
+    "fleet": FleetAddress,
+    "devices": Devices,
+    "run": Run,
+    "traffic": Traffic,
+    "network": Network,
+    "population": Population,
+    "candidate": Candidate,
+    "incident": Incident,
+}
+_REAL_ONLY: Final = ("fleet", "traffic", "network", "model")
+_VIRTUAL_ONLY: Final = ("population", "candidate", "incident")
+_SECTIONS: Final = (*_TABLES, "model")
 
 
 def parse_scenario(text: str) -> Scenario:
@@ -239,15 +283,10 @@ def parse_scenario(text: str) -> Scenario:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ScenarioError(f"not valid TOML: {error}") from error
-    known_keys(raw, ("fleet", "devices", "run", "traffic", "network", "model"), "the scenario")
-    scenario = Scenario(
-        fleet=section(FleetAddress, raw.get("fleet", {}), "[fleet]"),
-        devices=section(Devices, raw.get("devices", {}), "[devices]"),
-        run=section(Run, raw.get("run", {}), "[run]"),
-        traffic=section(Traffic, raw.get("traffic", {}), "[traffic]"),
-        network=section(Network, raw.get("network", {}), "[network]"),
-        models=_behaviours(raw.get("model", [])),
-    )
+    known_keys(raw, tuple(_SECTIONS), "the scenario")
+    parts = {name: section(kind, raw.get(name, {}), f"[{name}]") for name, kind in _TABLES.items()}
+    scenario = Scenario(**parts, models=_behaviours(raw.get("model", [])))
+    _check_time(scenario, raw)
     for name, value in (
         ("prefix", scenario.devices.prefix),
         ("class", scenario.devices.device_class),
@@ -257,6 +296,19 @@ def parse_scenario(text: str) -> Scenario:
                 f"[devices] {name} = {value!r} is not 1 to 34 of the characters a-z, 0-9 and -."
             )
     return scenario
+
+
+def _check_time(scenario: Scenario, raw: Mapping[str, object]) -> None:
+    """What only one of the two kinds of time knows must not be there with the other."""
+    time, wrong = scenario.run.time, _REAL_ONLY if scenario.is_virtual else _VIRTUAL_ONLY
+    other = "real" if scenario.is_virtual else "virtual"
+    for name in wrong:
+        if name in raw:
+            raise ScenarioError(
+                f'[{name}] is for [run] time = "{other}", and this scenario has time = "{time}".'
+            )
+    if scenario.run.rollout and not scenario.is_virtual:
+        raise ScenarioError('[run] rollout is for time = "virtual".')
 
 
 def _behaviours(raw: object) -> tuple[ModelBehaviour, ...]:

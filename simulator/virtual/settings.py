@@ -65,6 +65,13 @@ class Candidate:
     reverted_s: float = number(30.0, "how long after the swap they do", most=86_400)
     silent_rate: float = number(0.0, "share of devices that fall silent with it", most=1)
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether it changes anything for the worse, so that rolling it back is right."""
+        factors = (self.error_factor, self.slow_factor, self.wrong_factor, self.drift_factor)
+        rates = (self.error_floor, self.slow_floor, self.refused_rate, self.reverted_rate)
+        return max(factors) > 1.0 or max(*rates, self.silent_rate) > 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Incident:

@@ -54,7 +54,7 @@ def test_everything_can_be_said():
     [
         ("[devices]\ncuont = 3", "unknown key 'cuont': did you mean 'count'?"),
         ("[device]\ncount = 3", "unknown key 'device': did you mean 'devices'?"),
-        ("[run]\nzebra = 1", "known are duration_s, window_s"),
+        ("[run]\nzebra = 1", "known are time, duration_s"),
         ("[devices]\ncount = 0", "not between 1 and"),
         ("[devices]\ncount = 2.5", "not a whole number"),
         ("[devices]\ncount = true", "not a number"),
