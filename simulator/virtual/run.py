@@ -24,7 +24,7 @@ from simulator.virtual.rows import Reporter, Serving
 from simulator.virtual.windows import Bools, Events, Floats, Ints, Outcome
 from simulator.virtual.world import VirtualWorld
 
-__all__ = ["Decision", "VirtualOutcome", "run_virtual"]
+__all__ = ["Decision", "VirtualOutcome", "check_virtual", "run_virtual"]
 
 EPOCH_S: Final = 1_800_000_000.0  # of the fleet's clock when the world begins
 HISTORY_S: Final = 3600.0  # before that, the past is reported
@@ -206,9 +206,7 @@ async def run_virtual(scenario: Scenario) -> VirtualOutcome:
         RequestError, RefusedError: its rollout cannot be started.
         WorldError: the devices cannot begin as they should.
     """
-    if not scenario.is_virtual:
-        raise ScenarioError('the scenario has time = "real": write time = "virtual" into [run].')
-    _check_kinds(scenario)
+    check_virtual(scenario)
     began_s = time.process_time()
     with tempfile.TemporaryDirectory(prefix="fleet-sim-") as folder:
         run = _Run(scenario, Path(folder))
@@ -218,7 +216,10 @@ async def run_virtual(scenario: Scenario) -> VirtualOutcome:
             run.fleet.close()
 
 
-def _check_kinds(scenario: Scenario) -> None:
+def check_virtual(scenario: Scenario) -> None:
+    """Raises ScenarioError when this cannot be a virtual world."""
+    if not scenario.is_virtual:
+        raise ScenarioError('the scenario has time = "real": write time = "virtual" into [run].')
     device_class = scenario.devices.device_class
     for kind in scenario.population.kinds:
         if kind.partition("/")[0] != device_class or not kind.partition("/")[2]:

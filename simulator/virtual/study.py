@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from typing import Any, Final
 
 from simulator.scenario import Scenario
-from simulator.virtual.run import VirtualOutcome, run_virtual
+from simulator.virtual.run import VirtualOutcome, check_virtual, run_virtual
 
 __all__ = ["Share", "Study", "run_seeds", "summed_up"]
 
@@ -112,7 +112,12 @@ class Study:
 
 
 def run_seeds(scenario: Scenario, seeds: Sequence[int], jobs: int) -> Iterator[VirtualOutcome]:
-    """The scenario once for each seed, in their order, on ``jobs`` processes."""
+    """The scenario once for each seed, in their order, on ``jobs`` processes.
+
+    Raises:
+        ScenarioError: it is no virtual scenario; nothing has been started then.
+    """
+    check_virtual(scenario)
     worlds = [scenario.changed(seed=seed) for seed in seeds]
     if jobs <= 1 or len(worlds) <= 1:
         yield from map(_one, worlds)
