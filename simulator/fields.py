@@ -7,12 +7,12 @@ its range; a message names the table, the key and what was written there.
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, field, fields
+from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar
 
 from simulator.errors import ScenarioError
 
-__all__ = ["field_of", "in_range", "known_keys", "number", "section", "text"]
+__all__ = ["field_of", "in_range", "keys_of", "known_keys", "number", "section", "text"]
 
 
 _Section = TypeVar("_Section")
@@ -44,6 +44,29 @@ def section(kind: Callable[..., _Section], raw: object, where: str) -> _Section:
         by_key[key].name: _value(value, by_key[key], f"{where} {key}") for key, value in raw.items()
     }
     return kind(**values)
+
+
+def keys_of(kind: type[Any]) -> list[tuple[str, str, str]]:
+    """Key, default and meaning of every field, for people: the documentation is made of it."""
+    found = []
+    for known in fields(kind):
+        default = known.default
+        if known.default_factory is not MISSING:
+            default = known.default_factory()
+        meaning = str(known.metadata["doc"])
+        if choices := known.metadata.get("choices"):
+            meaning += f"; one of {', '.join(choices)}"
+        found.append((_key(known), _shown(default), meaning))
+    return found
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, Mapping):
+        inside = ", ".join(f'"{name}" = {share}' for name, share in default.items())
+        return f"`{{ {inside} }}`" if inside else "none"
+    return f"`{default:g}`" if isinstance(default, int | float) else f'`"{default}"`'
 
 
 def known_keys(raw: Mapping[str, object], known: Sequence[str], where: str) -> None:

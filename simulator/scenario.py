@@ -7,14 +7,14 @@ scenario and seed give every device the same character.
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
 from simulator.errors import ScenarioError
-from simulator.fields import field_of, in_range, known_keys, number, section, text
+from simulator.fields import field_of, in_range, keys_of, known_keys, number, section, text
 from simulator.virtual.settings import Candidate, Incident, Population
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Traffic",
     "TrialFault",
     "behaviour_of",
+    "described",
     "load_scenario",
     "packaged_scenarios",
     "parse_scenario",
@@ -258,7 +259,7 @@ def load_scenario(name: str) -> Scenario:
         raise ScenarioError(f"scenario {name}: {error}") from error
 
 
-_TABLES: Final[Mapping[str, Callable[..., Any]]] = {
+_TABLES: Final[Mapping[str, type[Any]]] = {
     "fleet": FleetAddress,
     "devices": Devices,
     "run": Run,
@@ -296,6 +297,12 @@ def parse_scenario(text: str) -> Scenario:
                 f"[devices] {name} = {value!r} is not 1 to 34 of the characters a-z, 0-9 and -."
             )
     return scenario
+
+
+def described() -> dict[str, list[tuple[str, str, str]]]:
+    """Key, default and meaning of everything a scenario can say, by the table it stands in."""
+    tables = {f"[{name}]": keys_of(kind) for name, kind in _TABLES.items()}
+    return {**tables, "[[model]]": keys_of(ModelBehaviour)}
 
 
 def _check_time(scenario: Scenario, raw: Mapping[str, object]) -> None:
