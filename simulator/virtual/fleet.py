@@ -16,7 +16,7 @@ from sqlalchemy import event
 from agent.trust import BundleRelease, Directive, bundle_path
 from fleet.monitor.record import record
 from fleet.monitor.reports import ParsedReport
-from fleet.rollout import Rollout, State, spec_from_toml
+from fleet.rollout import Rollout, RolloutSpec, State, spec_from_toml
 from fleet.rollout.audit import Entry
 from fleet.rollout.executor import Executor
 from fleet.store.engine import Store, open_store
@@ -107,8 +107,7 @@ class FleetOnPaper:
         Raises:
             RequestError: the text is no rollout. RefusedError, ConflictError: it cannot be started.
         """
-        spec = spec_from_toml(rollout_toml, bundle=release.path)
-        return await self._executor.start(spec, by="simulator")
+        return await self._executor.start(_spec(release, rollout_toml), by="simulator")
 
     async def promote(self, release: BundleRelease, installed: Callable[[str], None]) -> str:
         """Bring every device to a bundle, as if long ago; the id of that rollout.
@@ -120,9 +119,7 @@ class FleetOnPaper:
         Raises:
             WorldError: the fleet's own gate does not promote it.
         """
-        rollout = await self._executor.start(
-            spec_from_toml(EVERYBODY_AT_ONCE, bundle=release.path), force=True
-        )
+        rollout = await self._executor.start(_spec(release, EVERYBODY_AT_ONCE), force=True)
         installed(rollout.id)
         await self._executor.tick()
         ended = await self.rollout(rollout.id)
@@ -149,6 +146,11 @@ class FleetOnPaper:
     def close(self) -> None:
         """Close the database."""
         self._store.close()
+
+
+def _spec(release: BundleRelease, rollout_toml: str) -> RolloutSpec:
+    """The rollout of this bundle that the text describes."""
+    return spec_from_toml(f'bundle = "{release.path}"\n{rollout_toml}')
 
 
 def _open(path: Path) -> Store:
