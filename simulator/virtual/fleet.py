@@ -20,7 +20,7 @@ from fleet.rollout import Rollout, RolloutSpec, State, spec_from_toml
 from fleet.rollout.audit import Entry
 from fleet.rollout.executor import Executor
 from fleet.store.engine import Store, open_store
-from fleet.store.tables import bundles
+from fleet.store.tables import bundles, device_models, devices
 from simulator.errors import WorldError
 
 __all__ = ["FleetOnPaper"]
@@ -92,6 +92,27 @@ class FleetOnPaper:
         with self._store.begin() as connection:
             connection.execute(bundles.insert().values(**row))
         return release
+
+    def enrol(self, inventories: Sequence[ParsedReport]) -> None:
+        """Make these devices known, all at once: as if each had sent its first inventory."""
+        now_s, known = self._now_s(), devices.columns.keys()
+        rows = [
+            {
+                **{name: value for name, value in one.row.items() if name in known},
+                "id": one.device_id,
+                "first_seen_s": now_s,
+                "last_seen_s": now_s,
+            }
+            for one in inventories
+        ]
+        active = [
+            {**model, "device_id": one.device_id, "updated_s": now_s}
+            for one in inventories
+            for model in one.active
+        ]
+        with self._store.begin() as connection:
+            connection.execute(devices.insert(), rows)
+            connection.execute(device_models.insert(), active)
 
     def take(self, reports: Iterable[ParsedReport]) -> int:
         """Store reports as ingest does; how many there were."""

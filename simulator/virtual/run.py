@@ -32,9 +32,9 @@ WARM_UP_S: Final = 120.0  # everybody has been heard when the rollout starts
 AFTERWARDS_S: Final = 120.0  # devices are watched a little longer than the rollout
 PATIENCE: Final = 3.0  # a rollout that takes so many times its bakes is left alone
 SLOTS: Final = 10_000
-STEP_S: Final = 15.0  # of the clock, between two looks of the executor
-YOUNG_S: Final = 600.0  # so long after a stage began; then it looks half as often
-CALM_STEP_S: Final = 30.0
+# Seconds of a stage up to which the clock goes on by so many: often while devices install, and then
+# so that it stands at each look of the gate (fleet/rollout/gate/schedule.py: half minutes).
+STEPS_S: Final = ((150.0, 15.0), (570.0, 30.0), (np.inf, 60.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class _Run:
         devices, fleet = self.scenario.devices, self.fleet
         everyone = np.arange(devices.count)
         stable = fleet.release(devices.device_class, "1.0.0", devices.seed)
-        self._take(self._reporter.inventories(everyone, Serving(stable, ""), -HISTORY_S))
+        fleet.enrol(self._reporter.inventories(everyone, Serving(stable, ""), -HISTORY_S))
 
         def installed(rollout_id: str) -> None:
             self.old = Serving(stable, rollout_id)
@@ -239,8 +239,7 @@ async def _to_the_end(run: _Run, began_s: float) -> VirtualOutcome:
     bakes_s = sum(stage.bake_s for stage in rollout.spec.stages)
     most_s = run.scenario.run.duration_s or PATIENCE * bakes_s + 3600.0
     while rollout.state in ACTIVE and run.world.now_s - started_s < most_s:
-        young = EPOCH_S + run.world.now_s - rollout.stage_started_s < YOUNG_S
-        run.step(STEP_S if young else CALM_STEP_S)
+        run.step(_step_s(EPOCH_S + run.world.now_s - rollout.stage_started_s))
         await run.fleet.tick()
         run.obey()
         rollout = await run.fleet.rollout(rollout.id)
@@ -265,6 +264,10 @@ async def _to_the_end(run: _Run, began_s: float) -> VirtualOutcome:
         cpu_s=round(time.process_time() - began_s, 2),
         decisions=decisions,
     )
+
+
+def _step_s(stage_s: float) -> float:
+    return next(step_s for until_s, step_s in STEPS_S if stage_s < until_s)
 
 
 async def _decisions(run: _Run, rollout: Rollout) -> tuple[Decision, ...]:
