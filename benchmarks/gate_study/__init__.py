@@ -1,1 +1,1 @@
-"""The gate and five other rules on the same simulated rollouts: ``python -m benchmarks.gate_study``."""
+"""The gate and other rules on the same simulated rollouts: ``python -m benchmarks.gate_study``."""

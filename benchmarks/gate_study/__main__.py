@@ -1,8 +1,9 @@
 """``python -m benchmarks.gate_study [--rollouts N] [--jobs J] [--out FILE] [--worlds A,B] [--json] [--publish]``.
 
-Simulated rollouts in seven worlds, judged by our gate and by five other rules on the same requests. Each rollout is one
-line of FILE, keyed by world and number, written as soon as it is done: a run that was stopped goes on where it was, and
-a larger N adds to what is there. ``--publish`` writes results.md, gate_study.svg and gate_study.json.
+Simulated rollouts in seven worlds, judged by our gate and by five other rules, as they come and made strict, on the
+same requests. Each rollout is one line of FILE, keyed by world and number, written as soon as it is done: a run that
+was stopped goes on where it was, and a larger N adds to what is there. ``--publish`` writes results.md, gate_study.svg
+and gate_study.json.
 """
 
 import argparse

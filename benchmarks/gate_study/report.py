@@ -196,7 +196,8 @@ def markdown(found: Sequence[Cell], measured_on: str, plot_name: str = "") -> st
         f"requests a minute; rings of {rings}, an hour each; devices of a ring and as many others report every 15 s, "
         "the rest every 60 s. Every rule is asked about the same requests. A rollout is counted as rolled back if "
         "that happens in any of its rings; ± is one standard error. The other rules are written from their tools' "
-        "descriptions (`simulator/virtual/peers.py`), with limits set from the fleet's own baseline.",
+        "descriptions (`simulator/virtual/peers.py`), with limits set from the fleet's own baseline; the last five are "
+        "the same rules with limits so wide that about one good bundle in a hundred is rolled back.",
         "",
     ]
     if plot_name:

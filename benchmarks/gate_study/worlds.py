@@ -16,7 +16,7 @@ from fleet.rollout.gate.opening import RingPlan
 from fleet.rollout.gate.verdict import Verdict
 from simulator.virtual import Candidate, Incident, Population, Setting, VirtualWorld, Windows
 from simulator.virtual.ours import GateOverRing
-from simulator.virtual.peers import Minutes, peers, tally_minutes
+from simulator.virtual.peers import Minutes, peers, strict_peers, tally_minutes
 
 DEVICES: Final = 2000
 RINGS: Final = (0.01, 0.05, 0.25)  # share of the fleet
@@ -70,7 +70,8 @@ def one_rollout(name: str, number: int) -> dict[str, Any]:
     history = world.history()
     order = np.random.default_rng([seed, 1]).permutation(DEVICES)
     bad, total = history.bad["error_rate"], history.total["error_rate"]
-    rules = peers(float(bad.sum() / total.sum()))
+    usual = float(bad.sum() / total.sum())
+    rules = (*peers(usual), *strict_peers(usual))
     kinds = [world.characters.kind_names[kind] for kind in world.characters.kind]
     found: dict[str, Any] = {OURS: None}
     minutes: list[Minutes] = []

@@ -25,6 +25,7 @@ __all__ = [
     "Rollback",
     "Rule",
     "peers",
+    "strict_peers",
     "tally_minutes",
 ]
 
@@ -72,6 +73,21 @@ def peers(baseline_rate: float) -> tuple[Rule, ...]:
         ArgoAnalysis(min_success=limit),
         KayentaJudge(),
         MixtureSprt(tau=0.5 * baseline_rate),
+    )
+
+
+def strict_peers(baseline_rate: float) -> tuple[Rule, ...]:
+    """The same rules with limits so wide that about one good bundle in a hundred is rolled back.
+
+    The limits are from simulated fleets of 2,000 devices of which no study uses the seeds. The
+    mixture test has none: it counts requests, so what devices have in common it takes for evidence.
+    """
+    return (
+        FixedThreshold(factor=2.0, name="fixed 2x threshold"),
+        FlaggerChecks(min_success=1.0 - 2.25 * baseline_rate, name="Flagger's, limit 2.25x"),
+        ArgoAnalysis(min_success=1.0 - 1.75 * baseline_rate, name="Argo's, limit 1.75x"),
+        KayentaJudge(allowed_increase=1.6, name="Kayenta's, 1.6x allowed"),
+        MixtureSprt(tau=0.5 * baseline_rate, alpha=1e-16, name="mSPRT, alpha 1e-16"),
     )
 
 
@@ -155,12 +171,14 @@ class KayentaJudge:
     A metric is *High* when the lower end of the ``confidence`` interval of the shift between the arms
     is above ``tolerance`` times the estimated shift (Hodges-Lehmann); the judge's own numbers are 0.98
     and 0.25. The score is the share of metrics that are not, so with one metric it is 100 or 0, and
-    any pass mark fails at 0. Judged every ``interval_min`` over the ring so far (a growing lookback).
+    any pass mark fails at 0. ``allowed_increase`` is its effect size: a ratio of the means up to which
+    a shift is let pass. Judged every ``interval_min`` over the ring so far (a growing lookback).
     """
 
     interval_min: int = 15
     confidence: float = 0.98
     tolerance: float = 0.25
+    allowed_increase: float = 1.0
     name: str = "Kayenta's judge"
 
     def judge(self, rings: Sequence[Minutes]) -> Rollback | None:
@@ -175,6 +193,8 @@ class KayentaJudge:
     def _is_high(self, canary: Floats, control: Floats) -> bool:
         canary, control = canary[~np.isnan(canary)], control[~np.isnan(control)]
         if not len(canary) or not len(control):
+            return False
+        if canary.mean() <= self.allowed_increase * control.mean():
             return False
         shifts = np.sort(np.subtract.outer(canary, control).ravel())
         lower = shifts[_confidence_rank(len(canary), len(control), self.confidence)]

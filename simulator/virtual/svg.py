@@ -17,7 +17,10 @@ RIGHT: Final = 110
 BAR: Final = 16
 GAP: Final = 6
 HEIGHT: Final = 220  # of the field of curves
-COLOURS: Final = ("#1f6feb", "#d29922", "#a371f7", "#2da44e", "#cf222e", "#8b949e", "#bf8700")
+COLOURS: Final = (
+    "#1f6feb", "#d29922", "#a371f7", "#2da44e", "#cf222e", "#8b949e",
+    "#e3b341", "#d2a8ff", "#7ee787", "#ff7b72", "#c9d1d9",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from simulator.virtual.peers import (
     MixtureSprt,
     Rollback,
     peers,
+    strict_peers,
     tally_minutes,
 )
 
@@ -32,7 +33,7 @@ def ring(
     )
 
 
-RULES = peers(0.02)
+RULES = (*peers(0.02), *strict_peers(0.02))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -87,6 +88,12 @@ def test_kayenta_by_hand():
     assert judge.judge([ring([19, 31, 32, 33], [20, 20, 20, 20])]) is None
     # All positive, and the lowest less than a quarter of the middle one.
     assert judge.judge([ring([21, 31, 32, 33], [20, 20, 20, 20])]) is None
+
+
+def test_kayenta_lets_a_small_increase_pass_where_it_is_told_to():
+    minutes = [ring([30, 31, 32, 33], [20, 20, 20, 20])]
+    assert KayentaJudge(interval_min=4, allowed_increase=1.6).judge(minutes) is None
+    assert KayentaJudge(interval_min=4, allowed_increase=1.5).judge(minutes) == Rollback(0, 4)
 
 
 @pytest.mark.parametrize(("low", "high"), [(5, True), (6, False)])
