@@ -177,7 +177,7 @@ def markdown(results: Results) -> str:
         "",
         "Drawn fleets of 2,000 devices: rates Beta with mean 2 % and intra-class correlation 0.02, 30 requests a "
         f"minute, bakes of an hour, one ring of a rollout of three (alpha {results.alpha:.4f}). Everything is drawn "
-        "from fixed seeds: the same command gives the same figures on any machine.",
+        "from fixed seeds: the same numpy gives the same figures on any machine.",
         "",
         "| canary devices | smallest effect the ring says it can find | found at that effect (goal 0.80 to 0.97) | "
         "median time to find it |",

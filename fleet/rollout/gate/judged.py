@@ -87,7 +87,10 @@ def by_formula(ring: Ring, state: State, found: Mapping[str, Scored], test: Test
     p-value of all metrics, times their number, alarms at alpha (k - k')/K, k' the look before.
     """
     spending = state.tests.get(test.name) or fresh(0)
-    devices = np.concatenate([block.members for block in test.members(ring)])
+    within = np.zeros(ring.size, dtype=np.bool_)
+    for block in test.members(ring):
+        within[block.members] = True
+    devices = np.flatnonzero(within)
     cohort = ring.cohort[devices]
     z: dict[str, float] = {}
     p_values: dict[str, float] = {}

@@ -177,7 +177,8 @@ def _verdict(
         return Verdict.FAIL, alarm_words(pooled, metrics, ring.virtual, "")
     going = [block for block in ring.blocks if block.name not in after.stopped]
     if not any(block.canaries for block in going):
-        return Verdict.FAIL, f"every stratum with canary devices is stopped: {after.stopped}"
+        stopped = ", ".join(after.stopped)
+        return Verdict.FAIL, f"every stratum with canary devices is stopped: {stopped}"
     return Verdict.PASS, calm_words(pooled, metrics, (after.looks, len(ring.looks_s)))
 
 

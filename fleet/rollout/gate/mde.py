@@ -34,6 +34,8 @@ def smallest_effect(v: FloatArray, canaries: int, size: int, alpha: float) -> fl
     the mean of n of N has variance (1 - n/N) s^2/n. alpha/8 stands for what an alarm at
     one of many looks needs: with alpha/4 one of five such effects was missed at 20 devices.
     """
+    if len(v) == 0 or float(v.max()) <= 0:  # no factor of nothing is something
+        return math.inf
     scores = np.log1p(v)
     rise = _detectable(scores, canaries, size, alpha)
     return _factor(v, float(scores.mean()) + rise) if math.isfinite(rise) else math.inf

@@ -243,6 +243,17 @@ def test_one_bad_metric_among_many_drives_the_alarm() -> None:
     assert (result.verdict, result.driver) == (Verdict.FAIL, "rss")
 
 
+def test_silence_of_one_metric_hides_no_other() -> None:
+    metrics = ("error_rate", "over_latency_rate")
+    drawn = population(np.random.default_rng(1), replace(FLEET, metrics=metrics))
+    counts = minutes(drawn, cohort_factor(drawn.ring, 3.0))
+    mute = np.where(drawn.ring.cohort, 0, counts.total["over_latency_rate"])
+    counts = Counts(counts.bad, {**counts.total, "over_latency_rate": mute})
+    result, _ = look(drawn.ring, State(), counts, 16)
+    assert (result.verdict, result.driver) == (Verdict.FAIL, "error_rate")
+    assert result.metrics[1].z is None
+
+
 def test_a_cohort_too_large_for_virtual_ones_is_judged_by_the_formula() -> None:
     ring_of = Setting(size=2 * FIXED_ABOVE + 20, canaries=FIXED_ABOVE + 10)
     drawn = population(np.random.default_rng(1), ring_of)
@@ -305,4 +316,27 @@ class TestStrata:
         state = replace(State(), stopped=("edge/cpu", "edge/gpu"))
         result, _ = look(two.ring, state, minutes(two), 16)
         assert result.verdict is Verdict.FAIL
-        assert result.reason.startswith("every stratum with canary devices is stopped")
+        assert result.reason == "every stratum with canary devices is stopped: edge/cpu, edge/gpu"
+
+    def test_false_alarms_of_strata_and_of_all_together_are_within_alpha(self) -> None:
+        setting = Setting(size=100, canaries=40, alpha=0.2, bake_s=510.0, strata=("a", "b"))
+        alarms = 0
+        for number in range(40):
+            rng = np.random.default_rng([11, number])
+            drawn = population(rng, replace(setting, rollout_id=f"r{number}"))
+            *_, (result, state, _) = play(rng, drawn)
+            alarms += result.verdict is Verdict.FAIL or bool(state.stopped)
+        assert 1 <= alarms <= 16  # at most 8 expected, deviation 2.5
+
+    def test_very_large_strata_are_judged_by_the_formula(self) -> None:
+        size = 2 * FIXED_ABOVE + 20
+        setting = Setting(size=size, canaries=size // 2, strata=("edge/cpu", "edge/gpu"))
+        drawn = population(np.random.default_rng(1), setting)
+        assert drawn.ring.virtual == 0
+        counts = minutes(drawn, self.only_gpu(drawn, 1.5))
+        result, state = look(drawn.ring, State(), counts, 8)
+        assert (result.verdict, result.newly_stopped) == (Verdict.PASS, ("edge/gpu",))
+        after, _ = look(drawn.ring, state, counts, 9)
+        assert (after.verdict, [one.name for one in after.strata]) == (Verdict.PASS, ["edge/cpu"])
+        both = replace(state, stopped=("edge/cpu", "edge/gpu"))
+        assert look(drawn.ring, both, counts, 9)[0].verdict is Verdict.FAIL
