@@ -58,8 +58,7 @@ def _plots(study: Study, outcomes: Sequence[VirtualOutcome]) -> str:
         Bar(
             name,
             share.value,
-            share.value - 2 * share.error,
-            share.value + 2 * share.error,
+            *share.interval,
             f"{share.value:.1%}",
             colour,
         )
@@ -73,7 +72,7 @@ def _plots(study: Study, outcomes: Sequence[VirtualOutcome]) -> str:
         bars("How the rollouts ended", rows, 1.0),
         curves("Rolled back by then", {study.verdict: points}, ("minutes since the start", "")),
     ]
-    said = f"{len(outcomes)} rollouts of {study.devices:,} devices; whiskers are 2 standard errors"
+    said = f"{len(outcomes)} rollouts of {study.devices:,} devices; whiskers hold the true share 19 times of 20"
     return sheet(study.scenario, said, drawn)
 
 

@@ -2,7 +2,7 @@
 
 Rules kept here: a seed is a world of its own, so seeds can be simulated in any order and on any number
 of processes; whether a rollback is right is a property of the scenario's candidate; a share comes with
-its standard error.
+its interval.
 """
 
 import asyncio
@@ -22,11 +22,15 @@ __all__ = ["Share", "Study", "run_seeds", "summed_up"]
 
 ROLLED_BACK: Final = "rolled_back"
 PROMOTED: Final = "promoted"
+Z: Final = 1.959964  # of the normal distribution, two-sided 95 %
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """``count`` of ``of``, with the standard error of the share."""
+    """``count`` of ``of``, with an interval that holds the true share 19 times of 20.
+
+    Wilson's score interval: unlike the standard error it does not shrink to nothing at none or all.
+    """
 
     count: int
     of: int
@@ -36,15 +40,24 @@ class Share:
         return self.count / self.of if self.of else 0.0
 
     @property
-    def error(self) -> float:
-        return math.sqrt(self.value * (1.0 - self.value) / self.of) if self.of else 0.0
+    def interval(self) -> tuple[float, float]:
+        """From and to, as shares."""
+        if not self.of:
+            return 0.0, 1.0
+        weight = Z**2 / self.of
+        middle = (self.value + weight / 2.0) / (1.0 + weight)
+        spread = self.value * (1.0 - self.value) / self.of + weight / (4.0 * self.of)
+        half = Z * math.sqrt(spread) / (1.0 + weight)
+        return max(0.0, middle - half), min(1.0, middle + half)
 
     def said(self) -> str:
-        """``12.5 % ± 3.3 % (12 of 96)``."""
-        return f"{self.value:.1%} ± {self.error:.1%} ({self.count} of {self.of})"
+        """``12.5% (12 of 96; 7.3% to 20.6%)``."""
+        low, high = self.interval
+        return f"{self.value:.1%} ({self.count} of {self.of}; {low:.1%} to {high:.1%})"
 
     def to_json(self) -> dict[str, Any]:
-        return {"count": self.count, "of": self.of, "share": self.value, "error": self.error}
+        low, high = self.interval
+        return {"count": self.count, "of": self.of, "share": self.value, "low": low, "high": high}
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,13 +45,21 @@ def test_figures_by_hand():
     assert (study.is_worse, study.verdict) == (True, "power")
     assert study.rolled_back == Share(2, 4)
     assert (study.promoted.count, study.holding.count) == (1, 1)
-    assert study.rolled_back.error == 0.25
+    assert study.rolled_back.interval == pytest.approx((0.150, 0.850), abs=0.001)
     assert study.minutes == (5.0, 15.0)
     assert study.median_minutes == 10.0
     assert study.exposed == 40.0
     assert study.exposed_error == pytest.approx((((30**2) + 10**2 + 60**2 + 20**2) / 3) ** 0.5 / 2)
     assert study.in_stage == ((0, 1), (1, 1))
     assert json.loads(json.dumps(study.to_json()))["rolled_back"]["share"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "interval"),
+    [(0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (15, 50, (0.1910, 0.4375)), (0, 0, (0, 1))],
+)
+def test_intervals_of_shares_are_wilsons(count, of, interval):
+    assert Share(count, of).interval == pytest.approx(interval, abs=0.0001)
 
 
 def test_without_an_effect_every_rollback_is_false():
