@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from simulator.world import World
 if (
     TYPE_CHECKING
 ):  # the database of a virtual fleet manager is heavy, and devices on the wire need none
+    from fleet.rollout import Rollout
     from simulator.virtual.run import VirtualOutcome
 
 __all__ = ["app"]
@@ -139,13 +142,27 @@ def _run_virtual(
             raise ScenarioError(
                 "a virtual world has a fleet manager of its own: leave --home and --run-json out."
             )
-        outcome = asyncio.run(run_virtual(scenario))
+        outcome = asyncio.run(run_virtual(scenario, _teller()))
     if as_json:
         print_json(outcome.to_json())
         return
     print_table(f"Virtual world of {outcome.devices} devices", ("what", "figure"), outcome.rows())
     told = [(f"{one.after_s / 60:.1f}", one.action, one.reason) for one in outcome.decisions]
     print_table("Decisions", ("minute", "what", "because"), told)
+
+
+def _teller() -> Callable[[float, "Rollout"], None]:
+    """Says on stderr how far a virtual rollout is, now and then."""
+    said_s = time.monotonic()
+
+    def told(after_s: float, rollout: "Rollout") -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= SAY_EVERY_S:
+            said_s = time.monotonic()
+            line = f"minute {after_s / 60:.1f}: {rollout.reason}"
+            progress_console.print(line, markup=False, highlight=False)
+
+    return told
 
 
 def _one_seed(outcome: "VirtualOutcome") -> str:

@@ -7,6 +7,7 @@ same way. Maintenance windows, ramps and what a device does beside its active bu
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,8 @@ WARM_UP_S: Final = 120.0  # everybody has been heard when the rollout starts
 AFTERWARDS_S: Final = 120.0  # devices are watched a little longer than the rollout
 PATIENCE: Final = 3.0  # a rollout that takes so many times its bakes is left alone
 SLOTS: Final = 10_000
+Told = Callable[[float, Rollout], None]
+"""Is given the seconds since the rollout's start, and the rollout as it is now."""
 # Seconds of a stage up to which the clock goes on by so many: often while devices install, and then
 # so that it stands at each look of the gate (fleet/rollout/gate/schedule.py: half minutes).
 STEPS_S: Final = ((150.0, 15.0), (570.0, 30.0), (np.inf, 60.0))
@@ -198,8 +201,16 @@ class _Run:
         self.reports += self.fleet.take(reports)
 
 
-async def run_virtual(scenario: Scenario) -> VirtualOutcome:
+def _nobody(after_s: float, rollout: Rollout) -> None:
+    """Nobody is told how it goes."""
+
+
+async def run_virtual(scenario: Scenario, told: Told = _nobody) -> VirtualOutcome:
     """Run a scenario with ``time = "virtual"`` until its rollout has ended.
+
+    Args:
+        scenario: what to run.
+        told: called after every step of the clock.
 
     Raises:
         ScenarioError: the scenario is not virtual, or a kind is not of the devices' class.
@@ -211,7 +222,7 @@ async def run_virtual(scenario: Scenario) -> VirtualOutcome:
     with tempfile.TemporaryDirectory(prefix="fleet-sim-") as folder:
         run = _Run(scenario, Path(folder))
         try:
-            return await _to_the_end(run, began_s)
+            return await _to_the_end(run, began_s, told)
         finally:
             run.fleet.close()
 
@@ -233,7 +244,7 @@ def check_virtual(scenario: Scenario) -> None:
         raise ScenarioError(f"[candidate] only_kind = {only!r} is not one of the kinds {known}.")
 
 
-async def _to_the_end(run: _Run, began_s: float) -> VirtualOutcome:
+async def _to_the_end(run: _Run, began_s: float, told: Told) -> VirtualOutcome:
     rollout = await run.begin()
     started_s = run.world.now_s
     bakes_s = sum(stage.bake_s for stage in rollout.spec.stages)
@@ -243,6 +254,7 @@ async def _to_the_end(run: _Run, began_s: float) -> VirtualOutcome:
         await run.fleet.tick()
         run.obey()
         rollout = await run.fleet.rollout(rollout.id)
+        told(run.world.now_s - started_s, rollout)
     after_s = run.world.now_s - started_s
     run.step(AFTERWARDS_S)
     decisions = await _decisions(run, rollout)

@@ -37,7 +37,12 @@ def test_the_same_seed_ends_the_same_way(good):
 
 
 def test_a_total_failure_is_taken_back_from_the_first_stage():
-    found = ended(small("error_floor = 1.0"))
+    heard: list[tuple[float, str]] = []
+    found = asyncio.run(
+        run_virtual(small("error_floor = 1.0"), lambda at, one: heard.append((at, str(one.state))))
+    )
+    assert heard[0] == (15.0, "running")
+    assert heard[-1] == (found.after_s, "rolled_back")
     assert (found.state, found.stage, found.serving) == ("rolled_back", 0, 0)
     assert 0 < found.exposed < 60
     assert found.after_s <= 120.0
