@@ -20,9 +20,8 @@ from simulator.report import Summary, summary_json
 from simulator.scenario import Scenario, load_scenario, packaged_scenarios, scenario_text
 from simulator.world import World
 
-if (
-    TYPE_CHECKING
-):  # the database of a virtual fleet manager is heavy, and devices on the wire need none
+# The database of a virtual fleet manager is heavy, and devices on the wire need none.
+if TYPE_CHECKING:
     from fleet.rollout import Rollout
     from simulator.virtual.run import VirtualOutcome
 
