@@ -146,7 +146,7 @@ def _power(cell: Cell, what: str, wanted: str) -> Goal:
 def _exposed(by: Mapping[Any, Cell], world: str) -> Goal:
     """Against the best rule of those that raise no more false alarms than ours, within chance."""
     what = f"mean devices exposed: {WORLDS[world].words}"
-    wanted = "≤ the best rule with as few false rollbacks"
+    wanted = "≤ the best rule with as few false rollbacks, within 3 s.e."
     ours, same = by.get((world, OURS)), by.get(("same", OURS))
     if ours is None or same is None:
         return Goal(what, wanted, "not measured", None)
@@ -169,7 +169,7 @@ def _exposed(by: Mapping[Any, Cell], world: str) -> Goal:
 _HEAD: Final = (
     "rule",
     "rolled back",
-    "of these in ring one",
+    "in ring one",
     "minutes to a rollback: median (quartiles)",
     "devices exposed",
 )
