@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.live import Live
@@ -11,14 +15,21 @@ from rich.text import Text
 
 from fleet.cli.output import JsonOption, errors, print_json, print_table, progress_console
 from simulator.addresses import FleetAccess, find_fleet
+from simulator.errors import ScenarioError
 from simulator.report import Summary, summary_json
-from simulator.scenario import Scenario, load_scenario, packaged_scenarios
+from simulator.scenario import Scenario, load_scenario, packaged_scenarios, scenario_text
 from simulator.world import World
+
+# The database of a virtual fleet manager is heavy, and devices on the wire need none.
+if TYPE_CHECKING:
+    from fleet.rollout import Rollout
+    from simulator.virtual.run import VirtualOutcome
 
 __all__ = ["app"]
 
 SHOW_EVERY_S = 0.5  # on a terminal
 SAY_EVERY_S = 5.0  # elsewhere
+MAX_SEEDS = 100_000
 
 app = typer.Typer(
     name="fleet-sim",
@@ -46,9 +57,16 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
     verbose: bool = typer.Option(False, "--verbose", help="Show the devices' own log messages."),
     as_json: bool = JsonOption,
 ) -> None:
-    """Join devices to a running fleet manager until the time is over, or until Ctrl-C or SIGTERM."""
+    """Join devices to a running fleet manager until the time is over, or until Ctrl-C or SIGTERM.
+
+    A scenario with time = "virtual" needs no fleet manager: its rollout runs to its end in a moment.
+    """
     with errors(as_json):
         chosen = load_scenario(scenario).changed(count=devices, duration_s=duration, seed=seed)
+    if chosen.is_virtual:
+        _run_virtual(chosen, (home, run_json), as_json)
+        return
+    with errors(as_json):
         access = find_fleet(chosen.fleet, home=home, run_file=run_json)
         logging.basicConfig(
             level=logging.INFO if verbose else logging.ERROR,
@@ -61,6 +79,37 @@ def run(  # noqa: PLR0913, PLR0917 (one parameter an option)
         print_table(f"World of {summary.devices} devices", ("what", "figure"), summary.rows())
     if summary.failed_devices:
         raise typer.Exit(1)
+
+
+@app.command()
+def study(  # noqa: PLR0913, PLR0917 (one parameter an option)
+    scenario: str = typer.Argument(help="A virtual scenario: a file, or a packaged one's name."),
+    seeds: int = typer.Option(20, min=1, max=MAX_SEEDS, help="How many seeds, from --seed on."),
+    seed: int | None = typer.Option(None, help="The first seed, instead of the scenario's."),
+    devices: int | None = typer.Option(None, help="How many devices, instead of the scenario's."),
+    jobs: int = typer.Option(0, min=0, max=64, help="Processes; 0 is one for each processor."),
+    html: Path | None = typer.Option(None, help="Write a page with plots and every seed there."),
+    as_json: bool = JsonOption,
+) -> None:
+    """Repeat a virtual scenario over seeds: false rollbacks or power, time to detect, devices exposed."""
+    from simulator.virtual.page import study_page
+    from simulator.virtual.study import run_seeds, summed_up
+
+    with errors(as_json):
+        chosen = load_scenario(scenario).changed(count=devices, seed=seed)
+        first = chosen.devices.seed
+        numbers = range(first, first + seeds)
+        outcomes = []
+        for outcome in run_seeds(chosen, numbers, jobs or os.cpu_count() or 1):
+            outcomes.append(outcome)
+            progress_console.print(_one_seed(outcome), markup=False, highlight=False)
+        found = summed_up(chosen, Path(scenario).stem, outcomes)
+        if html is not None:
+            _write(html, study_page(found, outcomes, scenario_text(scenario)))
+    if as_json:
+        print_json({**found.to_json(), "outcomes": [one.to_json() for one in outcomes]})
+    else:
+        print_table(f"Study over {seeds} seeds", ("what", "figure"), found.rows())
 
 
 @app.command()
@@ -80,6 +129,53 @@ def scenarios(
         print_json(about)
     else:
         print_table("Packaged scenarios", ("name", "what happens"), list(about.items()))
+
+
+def _run_virtual(
+    scenario: Scenario, fleets: tuple[Path | None, Path | None], as_json: bool
+) -> None:
+    from simulator.virtual.run import run_virtual
+
+    with errors(as_json):
+        if any(fleets):
+            raise ScenarioError(
+                "a virtual world has a fleet manager of its own: leave --home and --run-json out."
+            )
+        outcome = asyncio.run(run_virtual(scenario, _teller()))
+    if as_json:
+        print_json(outcome.to_json())
+        return
+    print_table(f"Virtual world of {outcome.devices} devices", ("what", "figure"), outcome.rows())
+    told = [(f"{one.after_s / 60:.1f}", one.action, one.reason) for one in outcome.decisions]
+    print_table("Decisions", ("minute", "what", "because"), told)
+
+
+def _teller() -> Callable[[float, "Rollout"], None]:
+    """Says on stderr how far a virtual rollout is, now and then."""
+    said_s = time.monotonic()
+
+    def told(after_s: float, rollout: "Rollout") -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= SAY_EVERY_S:
+            said_s = time.monotonic()
+            line = f"minute {after_s / 60:.1f}: {rollout.reason}"
+            progress_console.print(line, markup=False, highlight=False)
+
+    return told
+
+
+def _one_seed(outcome: "VirtualOutcome") -> str:
+    minutes = f"{outcome.after_s / 60:.1f} min"
+    return (
+        f"seed {outcome.seed}: {outcome.state} after {minutes}, {outcome.exposed} devices exposed"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _about(path: Path) -> str:

@@ -5,17 +5,17 @@ a range; rates are shares of one. A scenario says nothing about time of day or p
 scenario and seed give every device the same character.
 """
 
-import difflib
-import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from simulator.errors import ScenarioError
+from simulator.fields import field_of, in_range, keys_of, known_keys, number, section, text
+from simulator.virtual.settings import Candidate, Incident, Population
 
 __all__ = [
     "Devices",
@@ -27,9 +27,11 @@ __all__ = [
     "Traffic",
     "TrialFault",
     "behaviour_of",
+    "described",
     "load_scenario",
     "packaged_scenarios",
     "parse_scenario",
+    "scenario_text",
 ]
 
 MAX_SCENARIO_BYTES: Final = 256 * 1024
@@ -37,47 +39,35 @@ MAX_DEVICES: Final = 20_000
 NAME: Final = re.compile(r"[a-z0-9-]{1,34}")
 TrialFault: Final = ("ok", "crash", "golden", "memory")
 
-_Section = TypeVar("_Section")
-
-
-def _number(
-    default: float, doc: str, *, least: float = 0.0, most: float = 1e9, key: str = ""
-) -> Any:
-    return field(default=default, metadata={"doc": doc, "least": least, "most": most, "key": key})
-
-
-def _text(default: str, doc: str, *, key: str = "") -> Any:
-    return field(default=default, metadata={"doc": doc, "key": key})
-
 
 @dataclass(frozen=True, slots=True)
 class FleetAddress:
     """``[fleet]``: where the fleet manager is; every empty field is taken from its run.json."""
 
-    name: str = _text("", "name of the fleet")
-    http: str = _text("", "host:port of the operators' HTTP API; only shown")
-    grpc: str = _text("", "host:port of the device service")
-    mqtt: str = _text("", "host:port of the broker")
-    root: str = _text("", "path to the fleet's root.json")
+    name: str = text("", "name of the fleet")
+    http: str = text("", "host:port of the operators' HTTP API; only shown")
+    grpc: str = text("", "host:port of the device service")
+    mqtt: str = text("", "host:port of the broker")
+    root: str = text("", "path to the fleet's root.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
     """``[devices]``: how many there are and what they say they are."""
 
-    count: int = _number(10, "how many devices", least=1, most=MAX_DEVICES)
-    prefix: str = _text("sim-", "device ids are the prefix and a number")
-    device_class: str = _text("edge", "the class every device has", key="class")
-    hardware: str = _text("x86_64", "machine architecture every device claims")
+    count: int = number(10, "how many devices", least=1, most=MAX_DEVICES)
+    prefix: str = text("sim-", "device ids are the prefix and a number")
+    device_class: str = text("edge", "the class every device has", key="class")
+    hardware: str = text("x86_64", "machine architecture every device claims")
     labels: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict,
         metadata={"doc": "label = value, or a list of which each device gets one by the seed"},
     )
-    providers: str = _text(
+    providers: str = text(
         "cpu", "execution providers, parted by commas, of which each device has one by the seed"
     )
-    ramp_s: float = _number(2.0, "devices connect spread over this time", most=3600)
-    seed: int = _number(
+    ramp_s: float = number(2.0, "devices connect spread over this time", most=3600)
+    seed: int = number(
         1, "everything drawn by chance follows from it and the device id", most=2**31
     )
 
@@ -91,38 +81,46 @@ class Devices:
 class Run:
     """``[run]``: how long, and how often a device reports."""
 
-    duration_s: float = _number(0.0, "end after this time; 0 is until SIGTERM", most=30 * 86400)
-    window_s: float = _number(60.0, "length of a telemetry window", least=0.1, most=86400)
-    cohort_window_s: float = _number(
+    time: str = text(
+        "real", "virtual: devices are statistics and no time passes", choices=("real", "virtual")
+    )
+    duration_s: float = number(
+        0.0,
+        "end after this time; 0 is until SIGTERM (virtual: until the rollout has ended)",
+        most=30 * 86400,
+    )
+    window_s: float = number(60.0, "length of a telemetry window", least=0.1, most=86400)
+    cohort_window_s: float = number(
         10.0, "the same while a deployment is under way", least=0.1, most=86400
     )
-    agent_version: str = _text("", "the agent version devices claim; empty is this one")
-    onnxruntime_version: str = _text("1.32.0", "the onnxruntime version devices claim")
+    agent_version: str = text("", "the agent version devices claim; empty is this one")
+    onnxruntime_version: str = text("1.32.0", "the onnxruntime version devices claim")
+    rollout: str = text("", "virtual: the text of a rollout.toml; empty is a rollout's defaults")
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """``[traffic]``: the requests every active model answers."""
 
-    requests_per_s: float = _number(5.0, "requests a second, model and device", most=1e6)
-    jitter: float = _number(0.2, "share by which a window's requests vary", most=1.0)
+    requests_per_s: float = number(5.0, "requests a second, model and device", most=1e6)
+    jitter: float = number(0.2, "share by which a window's requests vary", most=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """``[network]``: what lies between a device and its fleet manager."""
 
-    piece_bytes_per_s: float = _number(
+    piece_bytes_per_s: float = number(
         0.0, "how fast pieces arrive; 0 is as fast as they come", most=1e12
     )
-    piece_loss_rate: float = _number(
+    piece_loss_rate: float = number(
         0.0, "chance that the stream of pieces breaks at a chunk", most=1.0
     )
-    disconnect_per_hour: float = _number(
+    disconnect_per_hour: float = number(
         0.0, "broken broker connections an hour and device", most=3600
     )
-    offline_s: float = _number(5.0, "how long a device is gone after one", most=86400)
-    report_loss_rate: float = _number(
+    offline_s: float = number(5.0, "how long a device is gone after one", most=86400)
+    report_loss_rate: float = number(
         0.0, "chance that a batch of reports is lost on its way", most=1.0
     )
 
@@ -131,34 +129,32 @@ class Network:
 class ModelBehaviour:
     """One ``[[model]]``: how bundles that match it behave. The first that matches counts."""
 
-    model: str = _text("*", "glob over the model's name")
-    version: str = _text("*", "glob over its version")
-    device_class: str = _text("*", "glob over its device class", key="class")
-    latency_ms: float = _number(5.0, "median latency of a request", least=0.001, most=600_000)
-    latency_spread: float = _number(0.3, "sigma of the log-normal latency", most=5.0)
-    error_rate: float = _number(0.0, "share of requests that fail", most=1.0)
-    over_objective_rate: float = _number(0.0, "share slower than the objective", most=1.0)
-    output_violation_rate: float = _number(0.0, "share of answers outside the contract", most=1.0)
-    non_finite_rate: float = _number(0.0, "share of answers with NaN or infinity", most=1.0)
-    disagreement_rate: float = _number(
+    model: str = text("*", "glob over the model's name")
+    version: str = text("*", "glob over its version")
+    device_class: str = text("*", "glob over its device class", key="class")
+    latency_ms: float = number(5.0, "median latency of a request", least=0.001, most=600_000)
+    latency_spread: float = number(0.3, "sigma of the log-normal latency", most=5.0)
+    error_rate: float = number(0.0, "share of requests that fail", most=1.0)
+    over_objective_rate: float = number(0.0, "share slower than the objective", most=1.0)
+    output_violation_rate: float = number(0.0, "share of answers outside the contract", most=1.0)
+    non_finite_rate: float = number(0.0, "share of answers with NaN or infinity", most=1.0)
+    disagreement_rate: float = number(
         0.0, "share of a shadow's answers that differ from the active version's", most=1.0
     )
-    trial: str = field(
-        default="ok", metadata={"doc": "how its trial ends", "choices": TrialFault, "key": ""}
-    )
-    trial_rate: float = _number(1.0, "share of the devices on which it ends so", most=1.0)
-    crash_after_s: float = _number(
+    trial: str = text("ok", "how its trial ends", choices=TrialFault)
+    trial_rate: float = number(1.0, "share of the devices on which it ends so", most=1.0)
+    crash_after_s: float = number(
         -1.0,
         "the model server dies this long after the swap; 0 is while loading, -1 never",
         least=-1.0,
         most=86400,
     )
-    crash_rate: float = _number(1.0, "share of the devices on which it dies", most=1.0)
+    crash_rate: float = number(1.0, "share of the devices on which it dies", most=1.0)
     silent_after_commit: bool = field(
         default=False, metadata={"doc": "devices report the commit and then nothing more"}
     )
-    silent_rate: float = _number(1.0, "share of the devices that fall silent", most=1.0)
-    load_ms: float = _number(20.0, "how long loading takes", most=600_000)
+    silent_rate: float = number(1.0, "share of the devices that fall silent", most=1.0)
+    load_ms: float = number(20.0, "how long loading takes", most=600_000)
 
     def matches(self, model: str, version: str, device_class: str) -> bool:
         return (
@@ -178,6 +174,14 @@ class Scenario:
     traffic: Traffic = field(default_factory=Traffic)
     network: Network = field(default_factory=Network)
     models: tuple[ModelBehaviour, ...] = ()
+    population: Population = field(default_factory=Population)
+    candidate: Candidate = field(default_factory=Candidate)
+    incident: Incident = field(default_factory=Incident)
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether its devices are statistics under a clock that nobody waits for."""
+        return self.run.time == "virtual"
 
     def changed(
         self, *, count: int | None = None, duration_s: float | None = None, seed: int | None = None
@@ -190,14 +194,14 @@ class Scenario:
         devices = self.devices
         if count is not None:
             devices = replace(
-                devices, count=_in_range(count, _field(Devices, "count"), "--devices")
+                devices, count=in_range(count, field_of(Devices, "count"), "--devices")
             )
         if seed is not None:
-            devices = replace(devices, seed=_in_range(seed, _field(Devices, "seed"), "--seed"))
+            devices = replace(devices, seed=in_range(seed, field_of(Devices, "seed"), "--seed"))
         run = self.run
         if duration_s is not None:
-            known = _field(Run, "duration_s")
-            run = replace(run, duration_s=_in_range(duration_s, known, "--duration"))
+            known = field_of(Run, "duration_s")
+            run = replace(run, duration_s=in_range(duration_s, known, "--duration"))
         return replace(self, devices=devices, run=run)
 
 
@@ -220,11 +224,11 @@ def packaged_scenarios() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_scenario(name: str) -> Scenario:
-    """Read a scenario file, or one of the packaged scenarios by its name.
+def scenario_text(name: str) -> str:
+    """The text of a scenario file, or of one of the packaged scenarios by its name.
 
     Raises:
-        ScenarioError: no such file, not TOML, or something in it is wrong.
+        ScenarioError: no such file, too large, or not UTF-8.
     """
     path = Path(name)
     if not path.exists():
@@ -243,11 +247,37 @@ def load_scenario(name: str) -> Scenario:
     if len(raw) > MAX_SCENARIO_BYTES:
         raise ScenarioError(f"the scenario {name} is larger than {MAX_SCENARIO_BYTES} bytes.")
     try:
-        return parse_scenario(raw.decode())
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise ScenarioError(f"the scenario {name} is not UTF-8 text.") from error
+
+
+def load_scenario(name: str) -> Scenario:
+    """Read a scenario file, or one of the packaged scenarios by its name.
+
+    Raises:
+        ScenarioError: no such file, not TOML, or something in it is wrong.
+    """
+    text_of = scenario_text(name)
+    try:
+        return parse_scenario(text_of)
     except ScenarioError as error:
         raise ScenarioError(f"scenario {name}: {error}") from error
+
+
+_TABLES: Final[Mapping[str, type[Any]]] = {
+    "fleet": FleetAddress,
+    "devices": Devices,
+    "run": Run,
+    "traffic": Traffic,
+    "network": Network,
+    "population": Population,
+    "candidate": Candidate,
+    "incident": Incident,
+}
+_REAL_ONLY: Final = ("fleet", "traffic", "network", "model")
+_VIRTUAL_ONLY: Final = ("population", "candidate", "incident")
+_SECTIONS: Final = (*_TABLES, "model")
 
 
 def parse_scenario(text: str) -> Scenario:
@@ -260,15 +290,10 @@ def parse_scenario(text: str) -> Scenario:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ScenarioError(f"not valid TOML: {error}") from error
-    _known(raw, ("fleet", "devices", "run", "traffic", "network", "model"), "the scenario")
-    scenario = Scenario(
-        fleet=_section(FleetAddress, raw.get("fleet", {}), "[fleet]"),
-        devices=_section(Devices, raw.get("devices", {}), "[devices]"),
-        run=_section(Run, raw.get("run", {}), "[run]"),
-        traffic=_section(Traffic, raw.get("traffic", {}), "[traffic]"),
-        network=_section(Network, raw.get("network", {}), "[network]"),
-        models=_behaviours(raw.get("model", [])),
-    )
+    known_keys(raw, tuple(_SECTIONS), "the scenario")
+    parts = {name: section(kind, raw.get(name, {}), f"[{name}]") for name, kind in _TABLES.items()}
+    scenario = Scenario(**parts, models=_behaviours(raw.get("model", [])))
+    _check_time(scenario, raw)
     for name, value in (
         ("prefix", scenario.devices.prefix),
         ("class", scenario.devices.device_class),
@@ -280,84 +305,29 @@ def parse_scenario(text: str) -> Scenario:
     return scenario
 
 
+def described() -> dict[str, list[tuple[str, str, str]]]:
+    """Key, default and meaning of everything a scenario can say, by the table it stands in."""
+    tables = {f"[{name}]": keys_of(kind) for name, kind in _TABLES.items()}
+    return {**tables, "[[model]]": keys_of(ModelBehaviour)}
+
+
+def _check_time(scenario: Scenario, raw: Mapping[str, object]) -> None:
+    """What only one of the two kinds of time knows must not be there with the other."""
+    time, wrong = scenario.run.time, _REAL_ONLY if scenario.is_virtual else _VIRTUAL_ONLY
+    other = "real" if scenario.is_virtual else "virtual"
+    for name in wrong:
+        if name in raw:
+            raise ScenarioError(
+                f'[{name}] is for [run] time = "{other}", and this scenario has time = "{time}".'
+            )
+    if scenario.run.rollout and not scenario.is_virtual:
+        raise ScenarioError('[run] rollout is for time = "virtual".')
+
+
 def _behaviours(raw: object) -> tuple[ModelBehaviour, ...]:
     if not isinstance(raw, list):
         raise ScenarioError("[model] is a list: write [[model]], once for each behaviour.")
     return tuple(
-        _section(ModelBehaviour, entry, f"[[model]] number {number}")
+        section(ModelBehaviour, entry, f"[[model]] number {number}")
         for number, entry in enumerate(raw, start=1)
     )
-
-
-def _section(kind: Callable[..., _Section], raw: object, where: str) -> _Section:
-    if not isinstance(raw, dict):
-        raise ScenarioError(f"{where} is not a table.")
-    by_key = {_key(known): known for known in fields(kind)}  # type: ignore[arg-type]
-    _known(raw, tuple(by_key), where)
-    values = {
-        by_key[key].name: _value(value, by_key[key], f"{where} {key}") for key, value in raw.items()
-    }
-    return kind(**values)
-
-
-def _known(raw: Mapping[str, object], known: Sequence[str], where: str) -> None:
-    for key in raw:
-        if key in known:
-            continue
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-        raise ScenarioError(f"{where} has the unknown key {key!r}: {hint}")
-
-
-def _value(value: object, known: Field[Any], where: str) -> object:
-    if known.name == "labels":
-        return _labels(value, where)
-    default = known.default
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ScenarioError(f"{where} = {value!r} is not true or false.")
-        return value
-    if isinstance(default, str):
-        return _chosen(value, known, where)
-    return _in_range(value, known, where)
-
-
-def _chosen(value: object, known: Field[Any], where: str) -> str:
-    if not isinstance(value, str):
-        raise ScenarioError(f"{where} = {value!r} is not a text.")
-    choices = known.metadata.get("choices")
-    if choices is not None and value not in choices:
-        raise ScenarioError(f"{where} = {value!r} is not one of {', '.join(choices)}.")
-    return value
-
-
-def _in_range(value: Any, known: Field[Any], where: str) -> Any:
-    wanted = int if isinstance(known.default, int) else float
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ScenarioError(f"{where} = {value!r} is not a number.")
-    if wanted is int and not isinstance(value, int):
-        raise ScenarioError(f"{where} = {value!r} is not a whole number.")
-    least, most = known.metadata["least"], known.metadata["most"]
-    if not math.isfinite(value) or not least <= value <= most:
-        raise ScenarioError(f"{where} = {value!r} is not between {least:g} and {most:g}.")
-    return wanted(value)
-
-
-def _labels(value: object, where: str) -> Mapping[str, tuple[str, ...]]:
-    if not isinstance(value, dict):
-        raise ScenarioError(f"{where} is not a table of label = value.")
-    labels: dict[str, tuple[str, ...]] = {}
-    for label, given in value.items():
-        values = given if isinstance(given, list) else [given]
-        if not values or not all(isinstance(one, str) for one in values):
-            raise ScenarioError(f"{where}.{label} = {given!r} is not a text or a list of texts.")
-        labels[label] = tuple(values)
-    return labels
-
-
-def _key(known: Field[Any]) -> str:
-    return known.metadata.get("key") or known.name
-
-
-def _field(kind: type[Any], name: str) -> Field[Any]:
-    return next(known for known in fields(kind) if known.name == name)

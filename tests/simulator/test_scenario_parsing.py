@@ -6,6 +6,7 @@ from simulator.errors import ScenarioError
 from simulator.scenario import (
     ModelBehaviour,
     behaviour_of,
+    described,
     load_scenario,
     packaged_scenarios,
     parse_scenario,
@@ -54,7 +55,7 @@ def test_everything_can_be_said():
     [
         ("[devices]\ncuont = 3", "unknown key 'cuont': did you mean 'count'?"),
         ("[device]\ncount = 3", "unknown key 'device': did you mean 'devices'?"),
-        ("[run]\nzebra = 1", "known are duration_s, window_s"),
+        ("[run]\nzebra = 1", "known are time, duration_s"),
         ("[devices]\ncount = 0", "not between 1 and"),
         ("[devices]\ncount = 2.5", "not a whole number"),
         ("[devices]\ncount = true", "not a number"),
@@ -104,9 +105,50 @@ def test_the_command_line_may_change_it_within_the_same_limits():
 def test_packaged_scenarios_parse_and_are_found_by_name():
     assert set(packaged_scenarios()) == {
         "steady", "canary-errors", "crash-on-load", "silent", "slow-link",
+        "virtual-same", "virtual-worse", "virtual-one-class",
     }  # fmt: skip
     for name in packaged_scenarios():
-        assert load_scenario(name).devices.count == 50
+        scenario = load_scenario(name)
+        assert scenario.is_virtual == name.startswith("virtual-")
+        assert scenario.devices.count == (2000 if scenario.is_virtual else 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[population]\nerror_rate = 0.1", r'\[population\] is for \[run\] time = "virtual"'),
+        ("[run]\nrollout = 'x'", r'rollout is for time = "virtual"'),
+        ("[run]\ntime = 'virtual'\n[[model]]", r'\[model\] is for \[run\] time = "real"'),
+        ("[run]\ntime = 'soon'", "not one of real, virtual"),
+        ("[run]\ntime = 'virtual'\n[candidate]\nerror_factr = 2", "did you mean 'error_factor'"),
+        ("[run]\ntime = 'virtual'\n[population]\nkinds = 3", "not a table of shares"),
+        ("[run]\ntime = 'virtual'\n[population.kinds]\na = 0.5", "adds up to 0.5"),
+        ("[run]\ntime = 'virtual'\n[population.kinds]\na = 0", "not a share above 0"),
+    ],
+)
+def test_what_only_one_kind_of_time_knows_is_refused_in_the_other(text, said):
+    with pytest.raises(ScenarioError, match=said):
+        parse_scenario(text)
+
+
+def test_a_virtual_scenario_has_a_population_and_a_candidate():
+    scenario = parse_scenario(
+        "[run]\ntime = 'virtual'\n[population]\nkinds = { 'a/x' = 0.25, 'a/y' = 0.75 }\n"
+        "[candidate]\nerror_factor = 2\n[incident]\nduration_s = 60"
+    )
+    assert scenario.is_virtual
+    assert scenario.population.kinds == {"a/x": 0.25, "a/y": 0.75}
+    assert (scenario.candidate.error_factor, scenario.incident.duration_s) == (2.0, 60.0)
+
+
+def test_every_key_is_described_with_its_default():
+    said = described()
+    assert ("seed", "`1`", "everything drawn by chance follows from it and the device id") in said[
+        "[devices]"
+    ]
+    assert ("kinds", '`{ "edge/cpu" = 1.0 }`') in [row[:2] for row in said["[population]"]]
+    time = next(row for row in said["[run]"] if row[0] == "time")
+    assert time[2].endswith("one of real, virtual")
 
 
 def test_a_scenario_that_is_not_there(tmp_path):
