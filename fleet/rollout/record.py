@@ -1,6 +1,7 @@
 """One rollout as it is stored: what was asked for, and where it has got to."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.rollout.spec import RolloutSpec, Stage
@@ -11,7 +12,10 @@ __all__ = ["Rollout"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A row of the table ``rollouts``. ``stage`` is an index into ``spec.stages``."""
+    """A row of the table ``rollouts``. ``stage`` is an index into ``spec.stages``.
+
+    ``details`` is what the strategy remembers: stopped strata, approvals, what superseded it.
+    """
 
     id: str
     number: int
@@ -26,6 +30,7 @@ class Rollout:
     reason: str
     created_s: float
     updated_s: float
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def current_stage(self) -> Stage:
@@ -59,4 +64,5 @@ class Rollout:
             "reason": self.reason,
             "created_s": self.created_s,
             "updated_s": self.updated_s,
+            "details": dict(self.details),
         }
