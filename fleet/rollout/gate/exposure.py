@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 
+from fleet.rollout.gate.frames import Arrays, pack, unpack
 from fleet.rollout.gate.metrics import Kind, metric_of
 from fleet.rollout.gate.ring import BoolArray, Counts, FloatArray, IntArray
 
@@ -101,6 +102,24 @@ class Exposure:
                     first, second, out=np.full(len(first), np.nan), where=second > 0
                 )
         return Counts(bad, total, level, self.minutes > 0)
+
+    def to_bytes(self) -> bytes:
+        """What has been counted, with the minutes that are open."""
+        arrays: Arrays = {
+            "offsets_s": self.offsets_s,
+            "open_s": self.open_s,
+            "open": self.open,
+            "closed": self.closed,
+            "minutes": self.minutes,
+        }
+        values = {"started_s": self.started_s, "metrics": list(self.metrics)}
+        return pack("exposure", values, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Exposure":
+        """Raises ValueError: not an exposure of this version, or damaged."""
+        values, arrays = unpack("exposure", data)
+        return cls(started_s=values["started_s"], metrics=tuple(values["metrics"]), **arrays)
 
     def _columns(self, windows: Windows) -> FloatArray:
         columns = np.zeros((len(windows.device), 2 * len(self.metrics)))

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from fleet.rollout.gate.baseline import level_baseline, rate_baseline
+from fleet.rollout.gate.blocks import blocks_of, tests_of
 from fleet.rollout.gate.metrics import Kind, metric_of
 from fleet.rollout.gate.ring import (
     ALPHA,
@@ -22,8 +23,6 @@ from fleet.rollout.gate.ring import (
     Counts,
     IntArray,
     Ring,
-    blocks_of,
-    tests_of,
 )
 from fleet.rollout.gate.schedule import look_minutes
 

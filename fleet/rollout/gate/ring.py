@@ -5,21 +5,21 @@ pool, who in the cohort, the baselines, the looks, the seed); devices are in the
 everywhere; what is stored has a version and is read back to the same bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from fleet.rollout.gate.blocks import POOLED, Block, blocks_of, tests_of
+from fleet.rollout.gate.frames import Arrays, pack, unpack
+
 __all__ = [
     "ALPHA",
-    "MIN_CANARIES",
     "POOLED",
-    "REST",
     "Baseline",
-    "Block",
     "BoolArray",
     "Counts",
     "FloatArray",
@@ -27,9 +27,7 @@ __all__ = [
     "Ring",
     "Spending",
     "State",
-    "blocks_of",
     "fresh",
-    "tests_of",
 ]
 
 BoolArray = npt.NDArray[np.bool_]
@@ -37,10 +35,6 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 ALPHA: Final = 0.01  # chance that a rollout which changes nothing is rolled back
-POOLED: Final = ""  # the name of the test over all strata, beside the names of strata
-REST: Final = "*"  # the block of all strata that are too small for a test of their own
-MIN_CANARIES: Final = 8  # in a stratum that gets its own test
-MAX_STRATA: Final = 8  # with a test of their own; the largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,55 +67,29 @@ class Counts:
     level: Mapping[str, FloatArray] = field(default_factory=dict)
     reported: BoolArray | None = None
 
+    def to_bytes(self) -> bytes:
+        """The counts a look was taken of."""
+        arrays: Arrays = {f"bad {name}": array for name, array in self.bad.items()}
+        arrays |= {f"total {name}": array for name, array in self.total.items()}
+        arrays |= {f"level {name}": array for name, array in self.level.items()}
+        if self.reported is not None:
+            arrays["reported"] = self.reported
+        return pack("counts", {}, arrays)
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A part of the pool inside which virtual cohorts are drawn.
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Counts":
+        """Raises ValueError: not counts of this version, or damaged."""
+        _, arrays = unpack("counts", data)
 
-    ``name`` is the stratum's, or ``REST`` for the strata too small for a test. ``members`` are pool
-    indices, ``canaries`` of them are in the cohort.
-    """
+        def of(kind: str) -> dict[str, npt.NDArray[Any]]:
+            prefix = f"{kind} "
+            return {
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            }
 
-    name: str
-    members: IntArray
-    canaries: int
-
-    @property
-    def tested(self) -> bool:
-        return self.name != REST and MIN_CANARIES <= self.canaries < len(self.members)
-
-
-def blocks_of(
-    strata: npt.NDArray[np.int16], names: tuple[str, ...], cohort: BoolArray
-) -> tuple[Block, ...]:
-    """The strata that can be expected to hold ``MIN_CANARIES`` canary devices, and the rest as one.
-
-    Given how many canary devices each block has, a hash cohort is a uniformly random choice inside
-    each. What makes a block depends on the sizes of strata and of the cohort alone, never on who is
-    in it, so this stays exact. At most ``MAX_STRATA`` blocks, the largest.
-    """
-    share = np.count_nonzero(cohort) / max(1, len(cohort))
-    sizes = np.bincount(strata, minlength=len(names))
-    order = sorted(range(len(names)), key=lambda index: (-int(sizes[index]), names[index]))
-    large = [index for index in order if sizes[index] * share >= MIN_CANARIES][:MAX_STRATA]
-    blocks = [(names[index], np.flatnonzero(strata == index)) for index in sorted(large)]
-    rest = np.flatnonzero(~np.isin(strata, large))
-    if len(rest):
-        blocks.append((REST, rest))
-    return tuple(
-        Block(name, members, int(np.count_nonzero(cohort[members]))) for name, members in blocks
-    )
-
-
-def tests_of(blocks: Sequence[Block], alpha: float) -> Mapping[str, float]:
-    """What each test of a ring may spend: half for all devices, half shared by the strata.
-
-    A fleet of one block has no strata to tell apart: the test over all devices spends everything.
-    """
-    tested = [block.name for block in blocks if block.tested] if len(blocks) > 1 else []
-    if not tested:
-        return {POOLED: alpha}
-    return {POOLED: alpha / 2, **{name: alpha / (2 * len(tested)) for name in tested}}
+        return cls(of("bad"), of("total"), of("level"), arrays.get("reported"))
 
 
 @dataclass(frozen=True)
@@ -175,7 +143,7 @@ class Ring:
         return self.alpha / self.rings
 
     @cached_property
-    def blocks(self) -> "tuple[Block, ...]":
+    def blocks(self) -> tuple[Block, ...]:
         """The pool in parts, see ``blocks_of``."""
         return blocks_of(self.strata, self.stratum_names, self.cohort)
 
@@ -183,6 +151,43 @@ class Ring:
     def tests(self) -> Mapping[str, float]:
         """The tests of this ring and what each may spend, see ``tests_of``."""
         return tests_of(self.blocks, self.alpha_ring)
+
+    def to_bytes(self) -> bytes:
+        """A ring as it was frozen."""
+        values = {
+            "rollout_id": self.rollout_id,
+            "stage": self.stage,
+            "rings": self.rings,
+            "started_s": self.started_s,
+            "bake_s": self.bake_s,
+            "device_ids": list(self.device_ids),
+            "stratum_names": list(self.stratum_names),
+            "percent_bp": self.percent_bp,
+            "drawn_from": self.drawn_from,
+            "metrics": list(self.metrics),
+            "tolerances": dict(self.tolerances),
+            "baseline": {name: [b.mu, b.kappa, b.known] for name, b in self.baseline.items()},
+            "looks_s": list(self.looks_s),
+            "alpha": self.alpha,
+            "virtual": self.virtual,
+            "seed": self.seed.hex(),
+        }
+        arrays: Arrays = {"strata": self.strata, "cohort": self.cohort}
+        arrays |= {f"p {name}": baseline.p for name, baseline in self.baseline.items()}
+        return pack("ring", values, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Ring":
+        """Raises ValueError: not a ring of this version, or damaged."""
+        values, arrays = unpack("ring", data)
+        texts = ("device_ids", "stratum_names", "metrics", "looks_s")
+        values |= {name: tuple(values[name]) for name in texts}
+        values["seed"] = bytes.fromhex(values["seed"])
+        values["baseline"] = {
+            name: Baseline(arrays[f"p {name}"], mu, kappa, known)
+            for name, (mu, kappa, known) in values["baseline"].items()
+        }
+        return cls(**values, strata=arrays["strata"], cohort=arrays["cohort"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +227,29 @@ class State:
     tests: Mapping[str, Spending] = field(default_factory=dict)
     stopped: tuple[str, ...] = ()  # strata whose own test has failed
 
-    def living(self, test: str, virtual: int) -> "BoolArray":
-        """Which virtual cohorts are still in a test: shape (virtual,)."""
-        spending = self.tests.get(test)
-        if spending is None:
-            return np.ones(virtual, dtype=np.bool_)
-        bits = np.unpackbits(np.frombuffer(spending.living, dtype=np.uint8), count=virtual)
-        return bits.astype(np.bool_)
+    def to_bytes(self) -> bytes:
+        """A state, compact: a bit for each virtual cohort."""
+        names = sorted(self.tests)
+        values = {
+            "looks": self.looks,
+            "stopped": list(self.stopped),
+            "tests": [
+                [name, self.tests[name].removed, self.tests[name].since, self.tests[name].before]
+                for name in names
+            ],
+        }
+        arrays = {
+            str(number): np.frombuffer(self.tests[name].living, dtype=np.uint8)
+            for number, name in enumerate(names)
+        }
+        return pack("state", values, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "State":
+        """Raises ValueError: not a state of this version, or damaged."""
+        values, arrays = unpack("state", data)
+        tests = {
+            name: Spending(removed, arrays[str(number)].tobytes(), since, before)
+            for number, (name, removed, since, before) in enumerate(values["tests"])
+        }
+        return cls(values["looks"], tests, tuple(values["stopped"]))
