@@ -7,21 +7,12 @@ guard that compares arms statistically is a guard like any other: it implements 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+from fleet.rollout.gate.verdict import SEVERITY, Verdict
 from fleet.rollout.snapshot import Snapshot
 
 __all__ = ["Finding", "GateResult", "Guard", "Verdict", "combine", "judge"]
-
-
-class Verdict(StrEnum):
-    PASS = "pass"  # noqa: S105 -- a verdict, not a password
-    HOLD = "hold"
-    FAIL = "fail"
-
-
-_SEVERITY: Final[Mapping[Verdict, int]] = {Verdict.PASS: 0, Verdict.HOLD: 1, Verdict.FAIL: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +55,7 @@ def combine(findings: Sequence[Finding]) -> GateResult:
     """The worst verdict, with the reasons of every guard that gave it, each once."""
     if not findings:
         return GateResult(Verdict.HOLD, "no guard is set, so nothing can pass", ())
-    worst = max((finding.verdict for finding in findings), key=_SEVERITY.__getitem__)
+    worst = max((finding.verdict for finding in findings), key=SEVERITY.__getitem__)
     reasons = dict.fromkeys(finding.reason for finding in findings if finding.verdict is worst)
     return GateResult(worst, "; ".join(reasons), tuple(findings))
 
