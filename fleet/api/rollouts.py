@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from fleet.errors import RequestError
 from fleet.rollout.executor import Executor
 from fleet.rollout.operations import OPERATOR_EVENTS
+from fleet.rollout.parsing import parse_spec
 from fleet.rollout.report import describe
-from fleet.rollout.spec import parse_spec
 from fleet.rollout.states import Event, State
 
 __all__ = ["router"]

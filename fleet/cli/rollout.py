@@ -25,7 +25,7 @@ from fleet.cli.output import (
 )
 from fleet.cli.spec_input import asked_spec
 from fleet.errors import RequestError, ServerError
-from fleet.rollout.spec import parse_duration
+from fleet.rollout.reading import parse_duration
 
 __all__ = ["app"]
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from fleet.errors import RequestError
-from fleet.rollout.spec import Guards, parse_duration, parse_percent, parse_spec, spec_from_toml
+from fleet.rollout.parsing import parse_spec
+from fleet.rollout.reading import parse_duration, parse_percent
+from fleet.rollout.rollout_toml import spec_from_toml
+from fleet.rollout.spec import Guards
 
 __all__ = ["asked_spec"]
 

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from fleet.errors import ConflictError, NotFoundError
 from fleet.rollout import audit
 from fleet.rollout.directives import desired_directives
+from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
-from fleet.rollout.spec import parse_spec
 from fleet.rollout.states import Event, State, next_state
 from fleet.store.tables import bundles, directives, rollouts
 

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, delete, select
 
 from agent.trust import BundleRelease, Directive, in_cohort
 from fleet.rollout.executor import Executor, ExecutorLimits
-from fleet.rollout.spec import RolloutSpec, parse_spec
+from fleet.rollout.parsing import parse_spec
+from fleet.rollout.spec import RolloutSpec
 from fleet.store.engine import Store, open_store
 from fleet.store.tables import bundles, deployments, device_models, devices, directives, windows
 from tests.support.signed_fleet import START_S, SignedFleet
