@@ -25,6 +25,7 @@ __all__ = [
     "ResourceUse",
     "ServedWindow",
     "ServerState",
+    "Sharing",
     "SlotStore",
     "SwapMemory",
     "Trial",
@@ -256,6 +257,22 @@ class ServerState:
     suspects: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a loaded version beside the active one takes part.
+
+    ``role``: "shadow" gets copies of requests, "arm" answers its share of them, "standby" waits for a swap.
+    ``traffic_bp``: the share of requests that it gets, 0 to 10000. ``routing_key``: the request parameter an arm
+    divides by, "" is the request id. ``salt``: id of the rollout; an assignment is sticky within it.
+    """
+
+    manifest_sha256: str
+    role: str
+    traffic_bp: int = 0
+    routing_key: str = ""
+    salt: str = ""
+
+
 class ModelServer(Protocol):
     """The process that serves models. Restarted by its adapter; a restart loses what was loaded."""
 
@@ -276,6 +293,14 @@ class ModelServer(Protocol):
 
     async def activate(self, model: str, manifest_sha256: str) -> None:
         """Swap: from now on requests for ``model`` go to this loaded version. The old one stays loaded."""
+        ...
+
+    async def share(self, model: str, sharing: Sharing | None) -> None:
+        """Let a loaded version take part beside the active one, in place of the one that did; None: nothing does.
+
+        Raises:
+            DeviceError: it is not loaded, or the server died or timed out.
+        """
         ...
 
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:

@@ -13,7 +13,8 @@ from typing import Final
 
 from agent.bundle import Manifest
 from agent.errors import DeviceError
-from agent.ports import ServedWindow, ServerState, TrialResult
+from agent.ports import ServedWindow, ServerState, Sharing, TrialResult
+from agent.trust.cohort import SLOTS
 from simulator.chance import binomial, chance, rng
 from simulator.latencies import latency_histogram
 from simulator.library import Library, digest_in
@@ -90,11 +91,13 @@ class ScriptedTrial:
 
 
 @dataclass(slots=True)
-class _Active:
-    """The version that answers for a model, and since when its requests have not been counted."""
+class _Counted:
+    """A version that gets requests of a model, its share of them, and since when they have not been counted."""
 
     manifest_sha256: str
     since_s: float
+    role: str = ""
+    share: float = 1.0
     windows: int = 0
 
 
@@ -103,6 +106,7 @@ class ScriptedServer:
 
     __slots__ = (
         "_active",
+        "_beside",
         "_changed",
         "_crash",
         "_device_id",
@@ -117,7 +121,8 @@ class ScriptedServer:
         self._device_id = device_id
         self._state = ServerState(running=True, generation=1, pid=None)
         self._loaded: set[str] = set()
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, _Counted] = {}
+        self._beside: dict[str, _Counted] = {}
         self._past: list[ServedWindow] = []
         self._changed: asyncio.Future[None] | None = None
         self._crash: asyncio.TimerHandle | None = None
@@ -153,27 +158,45 @@ class ScriptedServer:
         if manifest_sha256 not in self._loaded:
             raise DeviceError(f"{model} {manifest_sha256} is not loaded: load it first.")
         before = self._active.get(model)
-        if before is not None:
-            if before.manifest_sha256 == manifest_sha256:
-                return
-            self._past.append(self._window(model, before))
-        self._active[model] = _Active(manifest_sha256, time.monotonic())
-        behaviour = self._script.behaviour(manifest_sha256)
-        if behaviour.crash_after_s > 0 and self._dies(behaviour, manifest_sha256):
-            self._cancel_crash()
-            loop = asyncio.get_running_loop()
-            self._crash = loop.call_later(behaviour.crash_after_s, self._die_of, manifest_sha256)
+        if before is not None and before.manifest_sha256 == manifest_sha256:
+            return
+        self._count(model)
+        beside = self._beside.get(model)
+        if beside is not None and beside.manifest_sha256 == manifest_sha256:
+            del self._beside[model]
+        arm = self._beside.get(model)
+        share = 1.0 - arm.share if arm is not None and arm.role == "arm" else 1.0
+        self._active[model] = _Counted(manifest_sha256, time.monotonic(), share=share)
+        self._begins(manifest_sha256)
+
+    async def share(self, model: str, sharing: Sharing | None) -> None:
+        if sharing is not None and sharing.manifest_sha256 not in self._loaded:
+            raise DeviceError(f"{model} {sharing.manifest_sha256} is not loaded: load it first.")
+        self._count(model)
+        before, active = self._beside.pop(model, None), self._active.get(model)
+        if active is not None:
+            active.share = 1.0
+        if sharing is None or sharing.role == "standby":
+            return
+        digest, share = sharing.manifest_sha256, sharing.traffic_bp / SLOTS
+        self._beside[model] = _Counted(digest, time.monotonic(), sharing.role, share)
+        if active is not None and sharing.role == "arm":
+            active.share = 1.0 - share
+        if before is None or before.manifest_sha256 != digest:
+            self._begins(digest)
 
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
-        active = self._active.get(model)
-        if active is not None and active.manifest_sha256 == manifest_sha256:
-            self._past.append(self._window(model, active))
-            del self._active[model]
+        for counted in (self._active, self._beside):
+            held = counted.get(model)
+            if held is not None and held.manifest_sha256 == manifest_sha256:
+                self._count(model)
+                del counted[model]
         self._loaded.discard(manifest_sha256)
 
     async def drain(self) -> Sequence[ServedWindow]:
-        windows = [*self._past, *(self._window(*item) for item in self._active.items())]
-        self._past = []
+        for model in {*self._active, *self._beside}:
+            self._count(model)
+        windows, self._past = self._past, []
         return windows
 
     def close(self) -> None:
@@ -185,14 +208,23 @@ class ScriptedServer:
     def _dies(self, behaviour: ModelBehaviour, digest: str) -> bool:
         return self._script.happens(behaviour.crash_rate, self._device_id, digest, "crash")
 
+    def _begins(self, digest: str) -> None:
+        """A version gets its first requests; some die of them."""
+        behaviour = self._script.behaviour(digest)
+        if behaviour.crash_after_s > 0 and self._dies(behaviour, digest):
+            self._cancel_crash()
+            loop = asyncio.get_running_loop()
+            self._crash = loop.call_later(behaviour.crash_after_s, self._die_of, digest)
+
     def _die_of(self, digest: str) -> None:
-        if digest in self.active():
+        if digest in (*self.active(), *(it.manifest_sha256 for it in self._beside.values())):
             self._die()
 
     def _die(self) -> None:
         self._cancel_crash()
         self._loaded.clear()
         self._active.clear()
+        self._beside.clear()
         self._past.clear()  # what a dead process had counted is lost
         self._state = ServerState(True, self._state.generation + 1, None, "ended by SIGSEGV")
         changed, self._changed = self._changed, None
@@ -206,26 +238,37 @@ class ScriptedServer:
 
     # --- counting ---
 
-    def _window(self, model: str, active: _Active) -> ServedWindow:
-        """What was served since the last look; ``active`` begins anew."""
+    def _count(self, model: str) -> None:
+        """Put aside what the versions of a model were asked since the last look."""
+        for counted in (self._active, self._beside):
+            if model in counted:
+                self._past.append(self._window(model, counted[model]))
+
+    def _window(self, model: str, counted: _Counted) -> ServedWindow:
+        """What was served since the last look; ``counted`` begins anew."""
         now_s = time.monotonic()
-        elapsed_s, active.since_s = now_s - active.since_s, now_s
-        active.windows += 1
-        digest = active.manifest_sha256
+        elapsed_s, counted.since_s = now_s - counted.since_s, now_s
+        counted.windows += 1
+        digest = counted.manifest_sha256
         scenario = self._script.scenario
-        draw = rng(scenario.devices.seed, self._device_id, digest, str(active.windows))
+        draw = rng(
+            scenario.devices.seed, self._device_id, digest, f"{counted.role}{counted.windows}"
+        )
         traffic = scenario.traffic
-        share = 1.0 + traffic.jitter * (2.0 * draw.random() - 1.0)
-        requests = int(elapsed_s * traffic.requests_per_s * share + draw.random())
+        jitter = 1.0 + traffic.jitter * (2.0 * draw.random() - 1.0)
+        rate = traffic.requests_per_s * counted.share
+        requests = int(elapsed_s * rate * jitter + draw.random()) if counted.share else 0
         manifest = self._script.library.manifest(digest)
         behaviour = self._script.behaviour(digest)
         objective_ms = manifest.objectives.latency_ms
         latency, over = latency_histogram(draw, requests, behaviour, objective_ms)
         failures = binomial(draw, requests, behaviour.error_rate)
+        compared = requests - failures if counted.role == "shadow" else 0
         return ServedWindow(
             model=model,
             version=manifest.version,
             manifest_sha256=digest,
+            role=counted.role,
             requests=requests,
             failures=failures,
             over_objective=over,
@@ -233,4 +276,6 @@ class ScriptedServer:
             non_finite=binomial(draw, requests - failures, behaviour.non_finite_rate),
             error_kinds={"scripted_failure": failures} if failures else {},
             latency=latency,
+            shadow_compared=compared,
+            shadow_disagreed=binomial(draw, compared, behaviour.disagreement_rate),
         )

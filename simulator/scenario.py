@@ -137,6 +137,9 @@ class ModelBehaviour:
     over_objective_rate: float = _number(0.0, "share slower than the objective", most=1.0)
     output_violation_rate: float = _number(0.0, "share of answers outside the contract", most=1.0)
     non_finite_rate: float = _number(0.0, "share of answers with NaN or infinity", most=1.0)
+    disagreement_rate: float = _number(
+        0.0, "share of a shadow's answers that differ from the active version's", most=1.0
+    )
     trial: str = field(
         default="ok", metadata={"doc": "how its trial ends", "choices": TrialFault, "key": ""}
     )

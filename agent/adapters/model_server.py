@@ -20,10 +20,10 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from agent.errors import AgentError, DeviceError
-from agent.ports import ServedWindow, ServerState
+from agent.ports import ServedWindow, ServerState, Sharing
 from agent.runtime import run_marks
 from agent.runtime.child import child_command, child_environment, describe_exit
 from agent.runtime.providers import DEFAULT_PROVIDERS
@@ -188,6 +188,20 @@ class ProcessModelServer:
             self._limits.control_s, Op.ACTIVATE, model=model, manifest_sha256=manifest_sha256
         )
 
+    async def share(self, model: str, sharing: Sharing | None) -> None:
+        """Let a loaded version take part beside the active one, in place of the one that did; None:
+        nothing does.
+
+        Raises:
+            DeviceError: it is not loaded, or the server died or timed out.
+        """
+        await self._ask(
+            self._limits.control_s,
+            Op.SHARE,
+            model=model,
+            sharing=None if sharing is None else asdict(sharing),
+        )
+
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
         """Let a version go once its last lease ends. Unknown versions are no error.
 
@@ -219,7 +233,7 @@ class ProcessModelServer:
         """
         return windows_from(await self._ask(self._limits.control_s, Op.DRAIN))
 
-    async def _ask(self, limit_s: float, op: Op, **arguments: str | float) -> Message:
+    async def _ask(self, limit_s: float, op: Op, **arguments: object) -> Message:
         child = await self._running_child(op)
         try:
             return await asyncio.wait_for(child.control.ask(op, **arguments), limit_s)

@@ -28,6 +28,7 @@ class Op(StrEnum):
 
     LOAD = "load"
     ACTIVATE = "activate"
+    SHARE = "share"
     UNLOAD = "unload"
     DRAIN = "drain"
     PING = "ping"

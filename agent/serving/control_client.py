@@ -37,7 +37,7 @@ class ControlClient:
         """
         return await asyncio.shield(self._ready)
 
-    async def ask(self, op: Op, **arguments: str | float) -> Message:
+    async def ask(self, op: Op, **arguments: object) -> Message:
         """Send a request and wait for its answer, for as long as the caller likes.
 
         Raises:

@@ -8,13 +8,14 @@ a verified state), :mod:`agent.trust.manifest` (a manifest against its release),
 """
 
 from agent.trust.cohort import in_cohort, slot_of
-from agent.trust.decide import decide, selects
+from agent.trust.decide import decide
 from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Verb
 from agent.trust.directive import Directive
 from agent.trust.errors import RefusedMetadataError
 from agent.trust.loopback import require_loopback
 from agent.trust.release import BundleRelease, bundle_path
 from agent.trust.state import TrustState, TrustStore
+from agent.trust.turns import excluded, is_open, is_stopped, selects, share_now_bp, stratum_of
 
 __all__ = [
     "BundleRelease",
@@ -29,8 +30,13 @@ __all__ = [
     "Verb",
     "bundle_path",
     "decide",
+    "excluded",
     "in_cohort",
+    "is_open",
+    "is_stopped",
     "require_loopback",
     "selects",
+    "share_now_bp",
     "slot_of",
+    "stratum_of",
 ]

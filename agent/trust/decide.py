@@ -23,9 +23,10 @@ from agent.trust.cohort import slot_of
 from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Verb
 from agent.trust.directive import Directive
 from agent.trust.release import BundleRelease
+from agent.trust.turns import selects
 from agent.trust.versions import version_fits
 
-__all__ = ["decide", "selects"]
+__all__ = ["decide"]
 
 
 def decide(
@@ -61,21 +62,6 @@ def decide(
         )
         for model in sorted(models)
     )
-
-
-def selects(selector: Sequence[tuple[str, str]], facts: DeviceFacts) -> bool:
-    """Whether a device has every label of a selector.
-
-    ``class``, ``hardware`` and ``id`` are labels that every device has. An empty selector selects
-    every device.
-    """
-    own = {
-        **facts.labels,
-        "class": facts.device_class,
-        "hardware": facts.hardware,
-        "id": facts.device_id,
-    }
-    return all(own.get(label) == wanted for label, wanted in selector)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,11 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What a device knows about itself; ``hardware`` is what ``uname -m`` says."""
+    """What a device knows about itself.
+
+    ``hardware`` is what ``uname -m`` says, ``execution_provider`` what models run on (``cpu``),
+    ``utc_offset_minutes`` what its local time is ahead of UTC now.
+    """
 
     device_id: str
     device_class: str
@@ -58,6 +62,8 @@ class DeviceFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     agent_version: str = ""
     onnxruntime_version: str = ""
+    execution_provider: str = ""
+    utc_offset_minutes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet.rollout.spec import RolloutSpec, Stage
+from fleet.rollout.spec import ALL_BP, RolloutSpec, Stage
 from fleet.rollout.states import State
 
 __all__ = ["Rollout"]
@@ -14,7 +14,8 @@ __all__ = ["Rollout"]
 class Rollout:
     """A row of the table ``rollouts``. ``stage`` is an index into ``spec.stages``.
 
-    ``details`` is what the strategy remembers: stopped strata, approvals, what superseded it.
+    ``details`` is what the strategy remembers: ``stopped`` (strata), ``approved`` (indices of stages),
+    ``superseded_by`` (id of a rollout).
     """
 
     id: str
@@ -37,14 +38,29 @@ class Rollout:
         return self.spec.stages[self.stage]
 
     @property
+    def percent_bp(self) -> int:
+        """The share of the fleet it has got to; with a promotion the hold-back follows."""
+        return ALL_BP if self.state is State.PROMOTED else self.current_stage.percent_bp
+
+    @property
     def is_last_stage(self) -> bool:
         return self.stage == len(self.spec.stages) - 1
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """The strata that leave the bundle again while the others go on, in order."""
+        return tuple(self.details.get("stopped", ()))
+
+    def is_approved(self, stage: int) -> bool:
+        """Whether the stage with this index may begin, as far as people are asked."""
+        approved = stage in self.details.get("approved", ())
+        return approved or not self.spec.stages[stage].approval
 
     def stage_name(self, stage: int | None = None) -> str:
         """``stage 2 of 3 (50 %)`` for people."""
         index = self.stage if stage is None else stage
         stages = self.spec.stages
-        return f"stage {index + 1} of {len(stages)} ({stages[index].percent})"
+        return f"stage {index + 1} of {len(stages)} ({stages[index].words})"
 
     def to_json(self) -> dict[str, Any]:
         """For the API."""
@@ -59,7 +75,7 @@ class Rollout:
             "state": str(self.state),
             "stage": self.stage,
             "stages": len(self.spec.stages),
-            "percent_bp": self.current_stage.percent_bp,
+            "percent_bp": self.percent_bp,
             "stage_started_s": self.stage_started_s,
             "reason": self.reason,
             "created_s": self.created_s,

@@ -35,7 +35,7 @@ LATEST: Final = "latest"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An event that happens to a rollout, and why."""
+    """An event that happens to a rollout, and why. ``details`` replaces keys of the rollout's."""
 
     event: Event
     actor: str
@@ -43,6 +43,7 @@ class Change:
     at_s: float
     verdict: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def all_rollouts(connection: Connection) -> list[Rollout]:
@@ -108,6 +109,7 @@ def apply_change(connection: Connection, rollout: Rollout, change: Change) -> Ro
             stage_started_s=after.stage_started_s,
             reason=after.reason,
             updated_s=after.updated_s,
+            details=dict(after.details),
         )
     )
     if done.rowcount != 1:
@@ -137,7 +139,8 @@ def _after(rollout: Rollout, change: Change) -> Rollout:
     if advanced and rollout.is_last_stage:
         raise ConflictError(f"rollout {rollout.id} is in its last stage: there is no next one")
     # A pause tells nothing about the bundle, so a stage that is resumed bakes from the beginning.
-    restarted = advanced or change.event is Event.RESUME
+    begins = rollout.state is State.WAITING and state is State.RUNNING
+    restarted = advanced or begins or change.event is Event.RESUME
     return replace(
         rollout,
         state=state,
@@ -145,6 +148,7 @@ def _after(rollout: Rollout, change: Change) -> Rollout:
         stage_started_s=change.at_s if restarted else rollout.stage_started_s,
         reason=change.reason,
         updated_s=change.at_s,
+        details={**rollout.details, **change.details},
     )
 
 

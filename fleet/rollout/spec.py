@@ -105,6 +105,15 @@ class Stage:
         return f"{self.percent_bp / 100:g} %"
 
     @property
+    def words(self) -> str:
+        """``50 %``, ``shadow on 10 %``, ``50 % of requests on 10 %`` or ``standby on 100 %``."""
+        if self.kind is StageKind.CANARY:
+            return self.percent
+        if self.kind is StageKind.AB:
+            return f"{self.traffic_bp / 100:g} % of requests on {self.percent}"
+        return f"{self.kind} on {self.percent}"
+
+    @property
     def is_beside(self) -> bool:
         """Whether the bundle is held beside the one that answers."""
         return self.kind is not StageKind.CANARY

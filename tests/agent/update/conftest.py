@@ -23,6 +23,7 @@ from agent.ports import (
     PieceRange,
     ServedWindow,
     ServerState,
+    Sharing,
     SwapMemory,
     TrialResult,
 )
@@ -289,10 +290,14 @@ class Server:
         self.load_errors: dict[str, list[Exception | str]] = {}
         self.unloaded: list[str] = []
         self.held: list[tuple[str, str]] = []
+        self.loads: list[str] = []
+        self.shared: dict[str, Sharing] = {}
+        self.shares: list[tuple[str, Sharing | None]] = []
 
     def crash(self, *, back: bool = True, suspects: tuple[str, ...] = ()) -> None:
         self.loaded.clear()
         self.active.clear()
+        self.shared.clear()
         self._slots.hashed.clear()
         if back:
             self.state = ServerState(True, self.state.generation + 1, 101, "SIGSEGV", suspects)
@@ -315,6 +320,7 @@ class Server:
         assert manifest_sha256 in self._slots.hashed, "loaded without being hashed"
         assert manifest_sha256 not in self._slots.damaged, "loaded a damaged slot"
         assert manifest_sha256 in self._tried(), "loaded without having passed a trial"
+        self.loads.append(manifest_sha256)
         script = self.load_errors.get(manifest_sha256)
         if script:
             error = script.pop(0)
@@ -329,6 +335,21 @@ class Server:
     async def activate(self, model: str, manifest_sha256: str) -> None:
         assert manifest_sha256 in self.loaded
         self.active[model] = manifest_sha256
+        if model in self.shared and self.shared[model].manifest_sha256 == manifest_sha256:
+            del self.shared[model]
+
+    async def share(self, model: str, sharing: Sharing | None) -> None:
+        if not self.state.running:
+            raise DeviceError("server down")
+        assert sharing is None or sharing.manifest_sha256 in self.loaded, (
+            "shared what is not loaded"
+        )
+        self.shares.append((model, sharing))
+        if sharing is None:
+            self.shared.pop(model, None)
+        else:
+            assert self.active.get(model) != sharing.manifest_sha256, "beside itself"
+            self.shared[model] = sharing
 
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
         if hold_s:
@@ -337,6 +358,8 @@ class Server:
         self.unloaded.append(manifest_sha256)
         if self.active.get(model) == manifest_sha256:
             del self.active[model]
+        if model in self.shared and self.shared[model].manifest_sha256 == manifest_sha256:
+            del self.shared[model]
 
     async def drain(self) -> Sequence[ServedWindow]:
         return ()

@@ -45,6 +45,9 @@ class PretendedServer:
     async def activate(self, model: str, manifest_sha256: str) -> None:
         self.active[model] = manifest_sha256
 
+    async def share(self, model: str, sharing) -> None:
+        pass
+
     async def unload(self, model: str, manifest_sha256: str) -> None:
         pass
 
