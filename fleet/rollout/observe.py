@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, case, func, or_, select
 
-from agent.trust import BundleRelease, DeviceFacts, selects, slot_of
+from agent.trust import BundleRelease, DeviceFacts, selects, slot_of, stratum_of
+from fleet.rollout.fitness import is_meant
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot, total
 from fleet.rollout.spec import ALL_BP, bundle_class
@@ -47,10 +48,11 @@ def known_devices(connection: Connection) -> list[KnownDevice]:
             devices.c.labels,
             devices.c.agent_version,
             devices.c.onnxruntime_version,
+            devices.c.execution_provider,
             devices.c.last_seen_s,
         ).order_by(devices.c.id)
     )
-    return [KnownDevice(DeviceFacts(*row[:6]), row[6]) for row in rows]
+    return [KnownDevice(DeviceFacts(*row[:7]), row[7]) for row in rows]
 
 
 def newest_report_s(connection: Connection) -> float:
@@ -100,7 +102,8 @@ def read_snapshot(
     """Everything a decision about ``rollout`` looks at, in one consistent view of the database."""
     limit_bp = ALL_BP if release is None else release.limit_bp(now_s)
     share_bp = min(rollout.current_stage.percent_bp, limit_bp)
-    pool = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    pool = [device for device in known if _takes_part(rollout, device.facts)]
     cohort: list[KnownDevice] = []
     control: list[KnownDevice] = []
     for device in pool:
@@ -115,6 +118,11 @@ def read_snapshot(
         limit_bp=limit_bp,
         limit_next=_next_limit(release, now_s, limit_bp),
     )
+
+
+def _takes_part(rollout: Rollout, facts: DeviceFacts) -> bool:
+    """Whether the device is not left out, and its stratum has not been stopped."""
+    return is_meant(rollout.spec, facts) and stratum_of(facts) not in rollout.stopped
 
 
 def _cohort(
