@@ -280,11 +280,10 @@ decision_snapshots = Table(  # what a decision that changed a rollout was made f
 baseline_hours = Table(  # windows that arrived in one hour, added up
     "baseline_hours",
     metadata,
-    Column("device_id", String(40), primary_key=True),
-    Column("model", String(64), primary_key=True),
     Column("hour", Integer, primary_key=True, autoincrement=False),  # since the epoch
+    Column("model", String(64), primary_key=True),
+    Column("device_id", String(40), primary_key=True),
     Column("sums", LargeBinary, nullable=False),  # float64: see fleet/monitor/baselines.py
     Column("outputs", JSON, nullable=False, default=dict),
     Column("counters", JSON, nullable=False, default=dict),
-    Index("baseline_hours_by_hour", "hour"),
 )

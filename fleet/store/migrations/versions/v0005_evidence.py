@@ -62,14 +62,13 @@ def _counts() -> None:
     )
     op.create_table(
         "baseline_hours",
-        sa.Column("device_id", sa.String(40), primary_key=True),
-        sa.Column("model", sa.String(64), primary_key=True),
         sa.Column("hour", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("model", sa.String(64), primary_key=True),
+        sa.Column("device_id", sa.String(40), primary_key=True),
         sa.Column("sums", sa.LargeBinary(), nullable=False),
         sa.Column("outputs", sa.JSON(), nullable=False),
         sa.Column("counters", sa.JSON(), nullable=False),
     )
-    op.create_index("baseline_hours_by_hour", "baseline_hours", ["hour"])
 
 
 def _looks() -> None:
