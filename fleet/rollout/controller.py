@@ -14,12 +14,18 @@ from fleet.rollout.approval import ApprovalGuard
 from fleet.rollout.gate import Finding, GateResult, Guard, Verdict, combine, guards_for, judge
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import Snapshot
+from fleet.rollout.spec import StageKind
 from fleet.rollout.states import Event, State
 
 __all__ = ["Action", "Step", "decide"]
 
 # Worth telling when they hold, not when they pass; the evidence has them always.
-_TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit", "approval"})
+_TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit", "approval", "outcomes"})
+
+# On standby the bundle serves nothing, so nothing that it serves can be judged.
+_WITHOUT_REQUESTS: Final = frozenset(
+    {"coverage", "install_failures", "silence", "release_limit", "bake", "approval"}
+)
 
 
 class Step(StrEnum):
@@ -68,7 +74,12 @@ def decide(snapshot: Snapshot, guards: Sequence[Guard] | None = None) -> Action 
 
 
 def _guards(rollout: Rollout) -> tuple[Guard, ...]:
-    return (*guards_for(rollout.spec.guards), ApprovalGuard())
+    guards = guards_for(rollout.spec.guards)
+    if any(stage.approval for stage in rollout.spec.stages):
+        guards = (*guards, ApprovalGuard())
+    if rollout.current_stage.kind is StageKind.STANDBY:
+        return tuple(guard for guard in guards if guard.name in _WITHOUT_REQUESTS)
+    return guards
 
 
 def _blames(finding: Finding, rollout: Rollout) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from agent.trust import BundleRelease, DeviceFacts, slot_of
-from agent.trust.turns import excluded, selects, stratum_of
+from agent.trust import BundleRelease, DeviceFacts, selects, slot_of, stratum_of
+from fleet.rollout.fitness import is_meant
 from fleet.rollout.looks import read_evidence
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot, total
@@ -27,10 +27,8 @@ __all__ = [
     "pool_of",
     "read_snapshot",
     "steps_of",
+    "takes_part",
 ]
-
-Pairs = tuple[tuple[str, str], ...]
-"""Labels and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +79,10 @@ def steps_of(
 def pool_of(
     known: Sequence[KnownDevice],
     bundle: str,
-    selector: Pairs,
+    selector: tuple[tuple[str, str], ...],
     release: BundleRelease | None,
-    exclude: Pairs = (),
 ) -> list[KnownDevice]:
-    """The devices a rollout is for: of the bundle's class and hardware, with the labels asked for,
-    and none of those that are to be left out."""
+    """The devices a rollout is for: of the bundle's class and hardware, with the labels asked for."""
     device_class = bundle_class(bundle)
     hardware = release.hardware if release is not None else ()
     return [
@@ -95,7 +91,6 @@ def pool_of(
         if device.facts.device_class == device_class
         and (not hardware or device.facts.hardware in hardware)
         and selects(selector, device.facts)
-        and excluded(exclude, device.facts) is None
     ]
 
 
@@ -109,13 +104,11 @@ def read_snapshot(
     """Everything a decision about ``rollout`` looks at, in one consistent view of the database."""
     limit_bp = ALL_BP if release is None else release.limit_bp(now_s)
     share_bp = min(cohort_bp(rollout), limit_bp)
-    spec = rollout.spec
-    known = known_devices(connection)
+    known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    pool = [device for device in known if takes_part(rollout, device.facts)]
     cohort: list[KnownDevice] = []
     control: list[KnownDevice] = []
-    for device in pool_of(known, rollout.bundle, spec.selector, release, spec.exclude):
-        if stratum_of(device.facts) in rollout.stopped:
-            continue
+    for device in pool:
         slot = slot_of(rollout.manifest_sha256, device.facts.device_id)
         (cohort if slot < share_bp else control).append(device)
     ring = ring_of(connection, rollout)
@@ -130,6 +123,11 @@ def read_snapshot(
         limit_next=_next_limit(release, now_s, limit_bp),
         evidence=read_evidence(connection, rollout, now_s),
     )
+
+
+def takes_part(rollout: Rollout, facts: DeviceFacts) -> bool:
+    """Whether the device is not left out, and its stratum has not been stopped."""
+    return is_meant(rollout.spec, facts) and stratum_of(facts) not in rollout.stopped
 
 
 def _cohort(
@@ -170,7 +168,6 @@ def _view(
         reason_code=step.reason_code,
         reason=step.reason,
         committed_s=step.committed_s,
-        finished_s=step.updated_s if step.outcome else None,
         serves=device_id in serving,
         served=part,
     )

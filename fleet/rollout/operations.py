@@ -17,10 +17,10 @@ from fleet.errors import ConflictError, NotFoundError, RefusedError, RequestErro
 from fleet.rollout import audit, records
 from fleet.rollout.controller import Action, Step
 from fleet.rollout.directives import may_share_devices
-from fleet.rollout.fitness import is_meant
+from fleet.rollout.fitness import Candidate, is_meant
 from fleet.rollout.gate import Verdict
-from fleet.rollout.observe import KnownDevice
-from fleet.rollout.plan import Plan
+from fleet.rollout.planned import Plan
+from fleet.rollout.planning import Planned
 from fleet.rollout.record import Rollout
 from fleet.rollout.spec import RolloutSpec, bundle_class
 from fleet.rollout.states import ACTIVE, Event, State, next_state
@@ -65,8 +65,7 @@ class Asked:
 
 def start(
     connection: Connection,
-    planned: Plan,
-    known: Sequence[KnownDevice],
+    made: Planned,
     asked: Asked,
     *,
     force: bool = False,
@@ -78,10 +77,10 @@ def start(
         RefusedError: the plan has a problem and ``force`` is not set.
         ConflictError: another rollout of the model is under way on some of the same devices.
     """
-    spec = planned.spec
+    planned, spec = made.plan, made.plan.spec
     others = _in_the_way(connection, spec)
     if others and not supersede:
-        raise ConflictError(_conflict(others[0], spec, known))
+        raise ConflictError(_conflict(others[0], spec, made.candidates))
     if planned.problems and not force:
         raise RefusedError(
             f"the rollout of {spec.bundle} would not work: {'; '.join(planned.problems)} "
@@ -121,14 +120,18 @@ def _in_the_way(connection: Connection, spec: RolloutSpec) -> list[Rollout]:
     ]
 
 
-def _conflict(other: Rollout, spec: RolloutSpec, known: Sequence[KnownDevice]) -> str:
+def _conflict(other: Rollout, spec: RolloutSpec, known: Sequence[Candidate]) -> str:
     """Which rollout, which devices, and what can be done."""
     both = [
         device.facts.device_id
         for device in known
         if is_meant(other.spec, device.facts) and is_meant(spec, device.facts)
     ]
-    labels = {**dict(other.spec.selector), **dict(spec.selector), "class": bundle_class(spec.bundle)}
+    labels = {
+        **dict(other.spec.selector),
+        **dict(spec.selector),
+        "class": bundle_class(spec.bundle),
+    }
     which = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
     named = ", ".join(both[:SAMPLE]) + (", ..." if len(both) > SAMPLE else "")
     count = f"{len(both)} known, {named}" if both else "none known yet"

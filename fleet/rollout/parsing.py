@@ -4,6 +4,7 @@ Rules kept here: a spec is complete and checked before anything starts; unknown 
 name; what ``to_json`` gives reads back the same, and a spec stored by an older version still reads.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from fleet.rollout.spec import (
     bundle_class,
 )
 from fleet.rollout.strategies import kind_of, misfit
-import itertools
 
 __all__ = ["SpecLimits", "parse_hold_back", "parse_pair", "parse_spec"]
 

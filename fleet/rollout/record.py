@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from fleet.rollout.spec import ALL_BP, RolloutSpec, Stage
 from fleet.rollout.states import State
 
 __all__ = ["Rollout"]
+
+WEEK_S: Final = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,17 @@ class Rollout:
     @property
     def is_last_stage(self) -> bool:
         return self.stage == len(self.spec.stages) - 1
+
+    @property
+    def deadline_s(self) -> float:
+        """When a device that has begun in this stage should be done.
+
+        Where devices act in maintenance windows only, one that the window closed on has a week more:
+        the time until every window has come once.
+        """
+        waits_s = WEEK_S if self.spec.open_hours else 0.0
+        begun_s = self.stage_started_s + self.current_stage.ramp_s
+        return begun_s + self.spec.install_deadline_s + waits_s
 
     @property
     def stopped(self) -> tuple[str, ...]:

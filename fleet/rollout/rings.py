@@ -13,15 +13,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
 
-from agent.trust import BundleRelease, slot_of
-from agent.trust.turns import stratum_of
+from agent.trust import BundleRelease, slot_of, stratum_of
 from fleet.rollout.counting import add_exposure, add_served
 from fleet.rollout.frozen import ARM_ROLES, Expected, FrozenRing, expected_effects, held_metrics
 from fleet.rollout.gate.evidence import hashes
 from fleet.rollout.gate.opening import Pool, RingPlan, open_ring
 from fleet.rollout.gate.ring import Counts
 from fleet.rollout.history import History, failure_budgets, history_of
-from fleet.rollout.observe import KnownDevice, known_devices, pool_of
+from fleet.rollout.observe import KnownDevice, known_devices, pool_of, takes_part
 from fleet.rollout.record import Rollout
 from fleet.rollout.spec import ALL_BP
 from fleet.rollout.stored_rings import OpenRing, StoredRing, cohort_bp, open_rings, ring_of
@@ -45,10 +44,8 @@ def begin_ring(
     stored = ring_of(connection, rollout)
     if stored is not None:
         return stored
-    spec = rollout.spec
-    matching = pool_of(
-        known_devices(connection), rollout.bundle, spec.selector, release, spec.exclude
-    )
+    known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    matching = [device for device in known if takes_part(rollout, device.facts)]
     ids = [device.facts.device_id for device in matching]
     history = history_of(connection, rollout, ids, now_s)
     attempt = _attempts(connection, rollout)

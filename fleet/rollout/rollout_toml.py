@@ -4,7 +4,7 @@ Rules kept here: it only rewrites; what the values may be is checked in one plac
 """
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fleet.errors import RequestError
@@ -20,10 +20,12 @@ _SHARES: Final = {"percent": "percent_bp", "traffic": "traffic_bp"}
 _AS_THEY_ARE: Final = ("devices", "kind", "approval", "devices_per_minute", "ramp")
 
 
-def spec_from_toml(text: str, limits: SpecLimits | None = None, bundle: str = "") -> RolloutSpec:
+def spec_from_toml(
+    text: str, limits: SpecLimits | None = None, over: Mapping[str, Any] | None = None
+) -> RolloutSpec:
     """A rollout.toml: as the JSON form, with ``[[stage]]`` tables of ``percent`` and ``bake``.
 
-    ``bundle`` stands in for the one in the file.
+    ``over`` has keys that stand in for those in the file.
 
     Raises:
         RequestError: it is no TOML, or not a valid rollout.
@@ -35,8 +37,7 @@ def spec_from_toml(text: str, limits: SpecLimits | None = None, bundle: str = ""
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"the rollout file is no valid TOML: {error}") from error
-    if bundle:
-        raw["bundle"] = bundle
+    raw |= over or {}
     _rewrite_list(raw, "stage", _stage)
     _rewrite_list(raw, "check", _check)
     if isinstance(deadline := raw.get("install_deadline"), str):

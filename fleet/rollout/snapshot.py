@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fleet.rollout.record import Rollout
 from fleet.rollout.silence import is_excused
-from fleet.rollout.spec import ALL_BP
+from fleet.rollout.spec import ALL_BP, StageKind
 
 if TYPE_CHECKING:
     from fleet.rollout.frozen import Evidence
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 AT_RISK: Final = frozenset({"swap", "probation", "commit"})  # phases in which the bundle serves
+BESIDE: Final = "beside"  # phase in which the bundle is loaded, and another one answers
 FAILED_OUTCOMES: Final = frozenset({"refused", "reverted"})
 
 
@@ -48,8 +49,7 @@ class Served:
 class DeviceView:
     """A device of the cohort. ``phase`` "" means that it has not begun.
 
-    ``serves`` is true when the device last said that the new bundle is its active one;
-    ``finished_s`` is when it was heard that it had committed, refused or gone back.
+    ``serves`` is true when the device last said that the new bundle is its active one.
     """
 
     device_id: str
@@ -59,7 +59,6 @@ class DeviceView:
     reason_code: str = ""
     reason: str = ""
     committed_s: float | None = None
-    finished_s: float | None = None
     serves: bool = False
     served: Served = field(default_factory=Served)
 
@@ -156,6 +155,7 @@ class Snapshot:
         if device.outcome in FAILED_OUTCOMES:
             return Standing(device.outcome)
         committed = device.outcome == "committed" or (device.serves and not device.phase)
+        committed = committed or self._is_placed(device)
         silence_s = self.rollout.spec.guards.silence_s
         heard = self.now_s - device.last_heard_s <= silence_s
         if committed or (device.phase in AT_RISK and not device.outcome):
@@ -168,8 +168,8 @@ class Snapshot:
             return Standing.OFFLINE
         if device.phase in ("", "idle") or device.outcome:  # cancelled: it may begin again
             return Standing.WAITING
-        deadline_s = self.rollout.stage_started_s + self.rollout.spec.install_deadline_s
-        return Standing.STUCK if self.now_s > deadline_s else Standing.UNDER_WAY
+        is_late = self.now_s > self.rollout.deadline_s
+        return Standing.STUCK if is_late else Standing.UNDER_WAY
 
     def tally(self) -> Tally:
         """Count the cohort."""
@@ -188,7 +188,14 @@ class Snapshot:
         """What the cohort served with the new bundle, added up, and by how many devices."""
         return total(device.served for device in self.cohort)
 
+    def _is_placed(self, device: DeviceView) -> bool:
+        """Whether it holds the bundle beside the one that answers, where the stage asks for no more."""
+        is_beside = device.phase == BESIDE and not device.outcome
+        return is_beside and self.rollout.current_stage.is_beside
+
     def _has_reported(self, device: DeviceView) -> bool:
+        if self.rollout.current_stage.kind is StageKind.STANDBY:  # it serves nothing to report of
+            return device.last_heard_s >= self.rollout.stage_started_s
         if device.served.last_window_s is None:
             return False
         return device.served.last_window_s >= max(

@@ -41,7 +41,8 @@ def guards_for(limits: Guards) -> tuple[Guard, ...]:
     for name, (words, count, limit) in _rates(limits).items():
         if limit is not None:
             guards.append(RateGuard(name, words, limit, count))
-    guards.append(OutcomesGuard())
+    if limits.max_install_failure_rate is not None:
+        guards.append(OutcomesGuard())
     if limits.compares:
         guards.append(ComparisonGuard())
     return (*guards, SilenceGuard(), ReleaseLimitGuard(), BakeGuard())

@@ -1,22 +1,26 @@
 """Outcomes that a device has once, against a failure budget: refused, crashing, gone back, silent.
 
-Rules kept here: devices are taken in the order in which they finished, and the bet on them may be
-looked at after each; one device alone never fails a bundle; silence is also held against the devices
-without the bundle, because a network takes down both.
+Rules kept here: devices are taken in the order of their slots, which was fixed before anything was
+known of them, and who is not done counts as good so far. (Not in the order in which they finish: a
+refusal takes seconds and a commit a whole probation, so the first to finish are mostly failures. A
+failure that is still to come only adds to the wealth, so the bet may be looked at at any time.) One
+device alone never fails a bundle; silence is also held against the devices without the bundle,
+because a network takes down both.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from agent.trust import slot_of
 from fleet.rollout.gate.binary import LEAST_BUDGET, alarm_level, e_process, silence_tail
 from fleet.rollout.gate.door import Finding
 from fleet.rollout.gate.schedule import look_minutes
 from fleet.rollout.gate.verdict import Verdict
 from fleet.rollout.outcomes import INSTALL, KINDS, SILENCE, WORDS, kind_of_failure
-from fleet.rollout.snapshot import DeviceView, Snapshot, Standing
+from fleet.rollout.snapshot import Snapshot, Standing
 
 __all__ = ["LEAST_FAILED", "OutcomesGuard"]
 
@@ -35,18 +39,18 @@ class OutcomesGuard:
 
     def judge(self, snapshot: Snapshot) -> Finding:
         budgets = _budgets(snapshot)
-        finished = sorted(_finished(snapshot))
+        outcomes = _outcomes(snapshot)
         level = alarm_level(snapshot.rollout.spec.guards.alpha)
-        told: dict[str, Any] = {"finished": len(finished), "alarm_at": level, "kinds": {}}
+        told: dict[str, Any] = {"devices": len(outcomes), "alarm_at": level, "kinds": {}}
         alarms: list[str] = []
         for kind in KINDS:
-            failed = [found == kind for _, _, found in finished]
-            wealth = e_process(np.array(failed, dtype=np.bool_), budgets[kind])
-            most = float(wealth.max()) if len(wealth) else 1.0
-            told["kinds"][kind] = {"failed": sum(failed), "budget": budgets[kind], "wealth": most}
-            if sum(failed) >= LEAST_FAILED and most >= level:
+            failed = np.array([found == kind for found in outcomes], dtype=np.bool_)
+            count = int(np.count_nonzero(failed))
+            most = float(e_process(failed, budgets[kind]).max(initial=1.0))
+            told["kinds"][kind] = {"failed": count, "budget": budgets[kind], "wealth": most}
+            if count >= LEAST_FAILED and most >= level:
                 alarms.append(
-                    f"{sum(failed)} of {len(finished)} canary devices {WORDS[kind]}, more than the "
+                    f"{count} of {len(outcomes)} canary devices {WORDS[kind]}, more than the "
                     f"{budgets[kind] * 100:.3g} % that may (the odds against it are {most:.3g}, and "
                     f"{level:g} are enough)"
                 )
@@ -56,7 +60,7 @@ class OutcomesGuard:
         if alarms:
             return Finding(self.name, Verdict.FAIL, "; ".join(alarms), told)
         counts = [f"{one['failed']} {WORDS[kind]}" for kind, one in told["kinds"].items()]
-        reason = f"of {len(finished)} canary devices that finished {', '.join(counts)}"
+        reason = f"of {len(outcomes)} canary devices {', '.join(counts)}"
         return Finding(self.name, Verdict.PASS, reason, told)
 
 
@@ -67,26 +71,22 @@ def _budgets(snapshot: Snapshot) -> Mapping[str, float]:
     return dict.fromkeys(KINDS, LEAST_BUDGET if limit is None else max(limit, LEAST_BUDGET))
 
 
-def _finished(snapshot: Snapshot) -> Iterator[tuple[float, str, str]]:
-    """When each device was done, its id, and how it failed ("": it did not)."""
+def _outcomes(snapshot: Snapshot) -> list[str]:
+    """How each device that can be reached has failed, by slot; "" for one that has not."""
     excused = snapshot.tally().silence_excused
-    deadline_s = snapshot.rollout.stage_started_s + snapshot.rollout.spec.install_deadline_s
+    sha256 = snapshot.rollout.manifest_sha256
+    found: list[tuple[int, str, str]] = []
     for device in snapshot.cohort:
         standing = snapshot.standing(device)
-        kind = kind_of_failure(device.outcome, device.reason_code)
-        if kind is not None:
-            yield _done_s(device), device.device_id, kind
-        elif standing is Standing.SILENT and not excused:
-            yield _done_s(device), device.device_id, SILENCE
+        if standing is Standing.OFFLINE:
+            continue
+        kind = kind_of_failure(device.outcome, device.reason_code) or ""
+        if standing is Standing.SILENT and not excused:
+            kind = kind or SILENCE
         elif standing is Standing.STUCK:
-            yield deadline_s, device.device_id, INSTALL
-        elif standing in (Standing.COMMITTED, Standing.REPORTED):
-            yield _done_s(device), device.device_id, ""
-
-
-def _done_s(device: DeviceView) -> float:
-    times = (device.finished_s, device.committed_s, device.last_heard_s)
-    return next(at_s for at_s in times if at_s is not None)
+            kind = INSTALL
+        found.append((slot_of(sha256, device.device_id), device.device_id, kind))
+    return [kind for _, _, kind in sorted(found)]
 
 
 def _unequal_silence(snapshot: Snapshot, told: dict[str, Any]) -> str:

@@ -158,7 +158,7 @@ def test_a_rollout_file_and_flags_over_it(fleet: Served, tmp_path: Path) -> None
     )
     result = fleet.run(
         "rollout", "start", release.path, "--file", str(file),
-        "--guard", "max_error_rate=0.01", "--install-deadline", "5m", "--json",
+        "--guard", "max_error_rate=0.01", "--install-deadline", "5m", "--hold-back", "0", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     spec = json.loads(result.stdout)["spec"]

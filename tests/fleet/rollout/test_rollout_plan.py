@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from agent.trust import BundleRelease, DeviceFacts, in_cohort
-from fleet.rollout.observe import KnownDevice
-from fleet.rollout.plan import Plan, make_plan
-from fleet.rollout.spec import RolloutSpec, Stage
+from fleet.rollout.fitness import Candidate
+from fleet.rollout.plan import Known, Plan, make_plan
+from fleet.rollout.spec import RolloutSpec, Stage, Statistics
 from tests.fleet.rollout.rollout_builders import BUNDLE, NOW_S, SHA, spec
 
 
@@ -14,18 +14,27 @@ def release(**changes: object) -> BundleRelease:
     return BundleRelease(**{**values, "device_class": "cam", **changes})  # type: ignore[arg-type]
 
 
-def device(number: int, device_class: str = "cam", hardware: str = "x86_64") -> KnownDevice:
+def device(
+    number: int, device_class: str = "cam", hardware: str = "x86_64", **more: object
+) -> Candidate:
     facts = DeviceFacts(f"cam-{number}", device_class, hardware, {"region": "north"})
-    return KnownDevice(facts, NOW_S)
+    return Candidate(facts, NOW_S, **more)  # type: ignore[arg-type]
+
+
+def limits_only(**changes: object) -> RolloutSpec:
+    """A spec that compares nothing, so that nothing is said about it."""
+    guards = replace(spec().guards, statistics=Statistics.OFF)
+    return spec(**{"guards": guards, **changes})
 
 
 FLEET = [device(number) for number in range(200)]
 
 
 def planned(
-    asked: RolloutSpec | None = None, fleet: list[KnownDevice] = FLEET, **changes: object
+    asked: RolloutSpec | None = None, fleet: list[Candidate] = FLEET, **changes: object
 ) -> Plan:
-    return make_plan(asked or spec(), release(**changes), fleet, NOW_S, "bundles/cam/digits-1")
+    known = Known(fleet, NOW_S, "bundles/cam/digits-1")
+    return make_plan(asked or limits_only(), release(**changes), known)
 
 
 def test_stages_are_the_cohorts_of_the_devices() -> None:
@@ -49,7 +58,7 @@ def test_who_cannot_run_it_is_left_out() -> None:
 
 
 def test_nobody_fits() -> None:
-    asked = spec(selector=(("region", "south"),))
+    asked = limits_only(selector=(("region", "south"),))
     (problem,) = planned(asked).problems
     assert problem.startswith(f"no known device fits {BUNDLE} with region=south")
 
@@ -65,15 +74,15 @@ def test_a_first_stage_that_is_too_small_says_what_is_enough() -> None:
 
 
 def test_warnings() -> None:
-    lone = make_plan(spec(), release(), FLEET, NOW_S)
+    lone = make_plan(limits_only(), release(), Known(FLEET, NOW_S))
     assert "nothing was promoted before" in lone.warnings[0]
     slow = planned(limits=((0, 100), (86_400, 10_000)))
     assert "the release allows 100 % only 86400 s after it was signed" in slow.warnings[0]
-    close = spec(stages=(Stage(5000, 60.0), Stage(5001, 60.0), Stage(10_000, 60.0)))
+    close = limits_only(stages=(Stage(5000, 60.0), Stage(5001, 60.0), Stage(10_000, 60.0)))
     assert planned(close, FLEET[:20]).warnings == (
         "stage 2 (50.01 %) adds no device to the one before it",
     )
-    hasty = spec(stages=(Stage(10_000, 5.0),))
+    hasty = limits_only(stages=(Stage(10_000, 5.0),))
     assert "a stage bakes only 5 s, less than silence_s = 30 s" in planned(hasty).warnings[0]
-    tolerant = spec(guards=replace(spec().guards, max_install_failure_rate=0.5))
+    tolerant = limits_only(guards=replace(spec().guards, max_install_failure_rate=0.5))
     assert "max_install_failure_rate is 50 %" in planned(tolerant).warnings[0]
