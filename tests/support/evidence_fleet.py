@@ -4,8 +4,10 @@ Devices have rates of their own, their windows go the way of reports (``record``
 does, without signing anything.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,10 +26,10 @@ from fleet.rollout.record import Rollout
 from fleet.rollout.rings import begin_ring
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.states import State
-from fleet.store.engine import Store
+from fleet.store.engine import Store, open_store
 from fleet.store.tables import bundles, deployments, device_models, devices
 
-__all__ = ["NEW", "OLD", "START_S", "EvidenceFleet", "window_row"]
+__all__ = ["NEW", "OLD", "START_S", "EvidenceFleet", "store_like", "window_row"]
 
 OLD: Final = "aa" * 32
 NEW: Final = "bb" * 32
@@ -40,7 +42,9 @@ _ZEROS: Final = (
 )  # fmt: skip
 
 
-def window_row(device_id: str, end_s: float, length_s: float = 60.0, **fields: Any) -> dict[str, Any]:
+def window_row(
+    device_id: str, end_s: float, length_s: float = 60.0, **fields: Any
+) -> dict[str, Any]:
     """The row of a window; ``fields`` replace its own."""
     return {
         "device_id": device_id, "boot_id": "b", "seq": int(end_s * 10), "model": "digits",
@@ -84,7 +88,9 @@ class EvidenceFleet:
         ]
         connection.execute(insert(devices), rows)
         serves = {"model": "digits", "version": "1", "manifest_sha256": OLD, "updated_s": 0.0}
-        connection.execute(insert(device_models), [{"device_id": one, **serves} for one in self.ids])
+        connection.execute(
+            insert(device_models), [{"device_id": one, **serves} for one in self.ids]
+        )
         for path, digest in BUNDLES.items():
             about = {"model": "digits", "version": path[-1], "device_class": "cam", "release": 1}
             size = {"manifest_bytes": 10, "size_bytes": 10, "published_s": 0.0}
@@ -151,7 +157,9 @@ class EvidenceFleet:
         with self.store.begin() as connection:
             self.report_in(connection, self.rows(ids, length_s, **fields))
 
-    def rows(self, ids: Sequence[str], length_s: float = 60.0, **fields: Any) -> list[dict[str, Any]]:
+    def rows(
+        self, ids: Sequence[str], length_s: float = 60.0, **fields: Any
+    ) -> list[dict[str, Any]]:
         """The windows themselves."""
         with self.store.read() as connection:
             steps = connection.scalars(select(deployments.c.device_id))
@@ -223,3 +231,12 @@ class EvidenceFleet:
             if action is None:
                 break
         return action
+
+
+def store_like(template: Path, home: Path) -> Store:
+    """A store of its own with the newest schema: ``template`` is made once, since migrating costs most."""
+    if not template.exists():
+        open_store(template).close()
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(template, home / "fleet.db")
+    return open_store(home / "fleet.db")
