@@ -64,9 +64,7 @@ def open_rings(connection: Connection, models: Iterable[str]) -> list[OpenRing]:
         .where(rollouts.c.state.in_(sorted(ACTIVE)), rollouts.c.model.in_(sorted(set(models))))
         .order_by(rings.c.id)
     )
-    return [
-        OpenRing(row.id, row.hashes["body"], *row[2:]) for row in connection.execute(query)
-    ]
+    return [OpenRing(row.id, row.hashes["body"], *row[2:]) for row in connection.execute(query)]
 
 
 def count_windows(connection: Connection, rows: Sequence[Mapping[str, Any]], now_s: float) -> None:

@@ -90,9 +90,7 @@ def history_of(
     connection: Connection, rollout: Rollout, device_ids: Sequence[str], now_s: float
 ) -> History:
     """The history of a rollout: as it is stored, or taken now and stored."""
-    body = connection.scalar(
-        select(histories.c.body).where(histories.c.rollout_id == rollout.id)
-    )
+    body = connection.scalar(select(histories.c.body).where(histories.c.rollout_id == rollout.id))
     if body is not None:
         return History.from_bytes(body)
     names = tuple(name for name, _ in rollout.spec.guards.metrics)
