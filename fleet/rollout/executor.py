@@ -21,10 +21,10 @@ from agent.trust import BundleRelease, Directive, stratum_of
 from fleet.errors import FleetError, ServerError
 from fleet.rollout import audit, operations, planning, records
 from fleet.rollout.candidates import ReadManifest, read_candidates
+from fleet.rollout.changes import Asked, decided, overridden
 from fleet.rollout.controller import Action, Step, decide
 from fleet.rollout.fitness import is_meant
 from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
-from fleet.rollout.operations import Asked
 from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import Snapshot
@@ -159,27 +159,14 @@ class Executor:
         action = decide(snapshot)
         if action is None:
             return
-        event = action.step.event
+        change = decided(rollout, action, self._now_s())
         with self._store.begin() as connection:
-            if event is None:
+            if change is None:
                 self._hold(connection, rollout, action)
                 return
-            records.apply_change(connection, rollout, self._change(rollout, event, action))
+            records.apply_change(connection, rollout, change)
         ids = {"rollout": rollout.id, "model": rollout.model, "bundle": rollout.bundle}
         log.info("rollout %s: %s", rollout.id, action.reason, extra=ids)
-
-    def _change(self, rollout: Rollout, event: Event, action: Action) -> records.Change:
-        stopped = {"stopped": [*rollout.stopped, *action.strata]}
-        details = stopped if event is Event.STOP_STRATUM else {}
-        return records.Change(
-            event=event,
-            actor=audit.CONTROLLER,
-            reason=action.reason,
-            at_s=self._now_s(),
-            verdict=str(action.verdict),
-            evidence=action.evidence,
-            details=details,
-        )
 
     def _hold(self, connection: Connection, rollout: Rollout, action: Action) -> None:
         """Tell why a rollout holds; in the audit trail only what it does not say already."""
@@ -293,7 +280,8 @@ class Executor:
                 rollout = records.get_rollout(connection, rollout_id)
             action = decide(self._snapshot(rollout))
             with self._store.begin() as connection:
-                return operations.advance(connection, rollout, action, self._asked(reason, by))
+                change = overridden(rollout, action, self._asked(reason, by))
+                return records.apply_change(connection, rollout, change)
 
         return await self._then_reconcile(work)
 
@@ -312,7 +300,7 @@ class Executor:
                 rollout = records.get_rollout(connection, rollout_id)
                 strata = _strata(connection, rollout)
                 asked = self._asked(reason, by)
-                return operations.stop_stratum(connection, rollout.id, stratum, strata, asked)
+                return operations.stop_stratum(connection, rollout, stratum, strata, asked)
 
         return await self._then_reconcile(work)
 
