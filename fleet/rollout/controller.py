@@ -20,11 +20,11 @@ from fleet.rollout.states import Event, State
 __all__ = ["Action", "Step", "decide"]
 
 # Worth telling when they hold, not when they pass; the evidence has them always.
-_TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit", "approval"})
+_TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit", "approval", "outcomes"})
 
 # On standby the bundle serves nothing, so nothing that it serves can be judged.
 _WITHOUT_REQUESTS: Final = frozenset(
-    {"coverage", "install_failures", "silence", "release_limit", "bake", "approval"}
+    {"coverage", "install_failures", "outcomes", "silence", "release_limit", "bake", "approval"}
 )
 
 

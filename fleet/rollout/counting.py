@@ -5,10 +5,7 @@ repeated report counts once; a few rows for each device that reported, whatever 
 stages of rollouts that are under way count, and a stage that was left never changes again.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from threading import Lock
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,53 +15,15 @@ from fleet.rollout.frozen import FrozenRing
 from fleet.rollout.gate.exposure import Exposure, Windows, offset_s
 from fleet.rollout.gate.ring import Counts, FloatArray, IntArray
 from fleet.rollout.sources import columns_of, counters_of, drift_of, levels_of, rates_of
-from fleet.rollout.states import ACTIVE
-from fleet.store.tables import ring_counts, rings, rollouts, served
+from fleet.rollout.stored_rings import OpenRing, open_rings, read_ring
+from fleet.store.tables import ring_counts, served
 from fleet.store.upsert import insert
 
-__all__ = ["CLOCK_SLACK_MS", "OpenRing", "count_windows", "open_rings", "read_counts", "read_ring"]
+__all__ = ["CLOCK_SLACK_MS", "add_exposure", "add_served", "count_windows", "read_counts"]
 
 CLOCK_SLACK_MS: Final = 24 * 3_600_000  # a device's clock may be this far behind ours
 _HEAD: Final = 2  # of a row of counts: seconds of the open minute, closed minutes
 _PAGE: Final = 500
-_CACHED: Final = 8  # rings; a large one has some ten megabytes
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRing:
-    """The stage that a rollout is in now."""
-
-    id: int
-    digest: str  # of its body
-    rollout_id: str
-    model: str
-    manifest_sha256: str
-    created_s: float
-    started_s: float
-
-
-def open_rings(connection: Connection, models: Iterable[str]) -> list[OpenRing]:
-    """The rings that count windows of these models now."""
-    query = (
-        select(
-            rings.c.id,
-            rings.c.hashes,
-            rollouts.c.id.label("rollout_id"),
-            rollouts.c.model,
-            rollouts.c.manifest_sha256,
-            rollouts.c.created_s,
-            rings.c.started_s,
-        )
-        .join(
-            rollouts,
-            (rings.c.rollout_id == rollouts.c.id)
-            & (rings.c.stage == rollouts.c.stage)
-            & (rings.c.started_s == rollouts.c.stage_started_s),
-        )
-        .where(rollouts.c.state.in_(sorted(ACTIVE)), rollouts.c.model.in_(sorted(set(models))))
-        .order_by(rings.c.id)
-    )
-    return [OpenRing(row.id, row.hashes["body"], *row[2:]) for row in connection.execute(query)]
 
 
 def count_windows(connection: Connection, rows: Sequence[Mapping[str, Any]], now_s: float) -> None:
@@ -246,29 +205,3 @@ def read_counts(connection: Connection, ring_id: int, frozen: FrozenRing, role: 
         table[[row[0] for row in rows]] = bodies.reshape(len(rows), width)
     nothing = np.zeros(frozen.ring.size)  # the offsets matter only to what is added
     return _exposure_of(frozen, table, nothing).counts()
-
-
-# --- rings, as they were frozen -----------------------------------------------------------------
-
-_cache: OrderedDict[str, FrozenRing] = OrderedDict()
-_cache_lock = Lock()
-
-
-def read_ring(connection: Connection, ring_id: int, digest: str) -> FrozenRing:
-    """A ring by its id; kept in memory by the digest of its body, since it never changes.
-
-    Raises:
-        ValueError: what is stored is damaged or of another version.
-    """
-    with _cache_lock:
-        found = _cache.get(digest)
-        if found is not None:
-            _cache.move_to_end(digest)
-            return found
-    body = connection.execute(select(rings.c.body).where(rings.c.id == ring_id)).scalar_one()
-    frozen = FrozenRing.from_bytes(body)
-    with _cache_lock:
-        _cache[digest] = frozen
-        while len(_cache) > _CACHED:
-            _cache.popitem(last=False)
-    return frozen

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agent.errors import AgentError
 from agent.trust import BundleRelease, Directive, stratum_of
 from fleet.errors import FleetError, ServerError
-from fleet.rollout import audit, operations, planning, records
+from fleet.rollout import audit, operations, planning, preserved, records
 from fleet.rollout.candidates import ReadManifest, read_candidates
 from fleet.rollout.changes import Asked, decided, overridden
 from fleet.rollout.controller import Action, Step, decide
@@ -27,9 +27,11 @@ from fleet.rollout.fitness import is_meant
 from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
 from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
+from fleet.rollout.rings import begin_ring
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.spec import RolloutSpec
-from fleet.rollout.states import Event
+from fleet.rollout.states import Event, State
+from fleet.rollout.stored_rings import ring_of
 from fleet.store.engine import Store
 from fleet.store.tables import directives
 
@@ -154,6 +156,7 @@ class Executor:
         return running
 
     def _look(self, rollout: Rollout) -> None:
+        self._begin(rollout)
         snapshot = self._snapshot(rollout)
         self._listening_since_s[rollout.id] = snapshot.listening_since_s
         action = decide(snapshot)
@@ -163,10 +166,21 @@ class Executor:
         with self._store.begin() as connection:
             if change is None:
                 self._hold(connection, rollout, action)
+                preserved.keep(connection, snapshot, changed=False)
                 return
             records.apply_change(connection, rollout, change)
+            preserved.keep(connection, snapshot, changed=True)
         ids = {"rollout": rollout.id, "model": rollout.model, "bundle": rollout.bundle}
         log.info("rollout %s: %s", rollout.id, action.reason, extra=ids)
+
+    def _begin(self, rollout: Rollout) -> None:
+        """Freeze who is compared with whom, once for each time a stage begins."""
+        with self._store.read() as connection:
+            if ring_of(connection, rollout) is not None:
+                return
+        release = self._repository.releases().get(rollout.bundle)
+        with self._store.begin() as connection:
+            begin_ring(connection, rollout, release, self._now_s())
 
     def _hold(self, connection: Connection, rollout: Rollout, action: Action) -> None:
         """Tell why a rollout holds; in the audit trail only what it does not say already."""
@@ -278,10 +292,14 @@ class Executor:
         def work() -> Rollout:
             with self._store.read() as connection:
                 rollout = records.get_rollout(connection, rollout_id)
-            action = decide(self._snapshot(rollout))
+            if rollout.state is State.RUNNING:
+                self._begin(rollout)
+            snapshot = self._snapshot(rollout)
+            change = overridden(rollout, decide(snapshot), self._asked(reason, by))
             with self._store.begin() as connection:
-                change = overridden(rollout, action, self._asked(reason, by))
-                return records.apply_change(connection, rollout, change)
+                changed = records.apply_change(connection, rollout, change)
+                preserved.keep(connection, snapshot, changed=False)  # its look counts all the same
+                return changed
 
         return await self._then_reconcile(work)
 

@@ -8,67 +8,30 @@ the rollout.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
 
-from agent.trust import BundleRelease, slot_of
-from fleet.rollout.counting import (
-    OpenRing,
-    add_exposure,
-    add_served,
-    open_rings,
-)
+from agent.trust import BundleRelease, slot_of, stratum_of
+from fleet.rollout.counting import add_exposure, add_served
 from fleet.rollout.frozen import ARM_ROLES, Expected, FrozenRing, expected_effects, held_metrics
 from fleet.rollout.gate.evidence import hashes
 from fleet.rollout.gate.opening import Pool, RingPlan, open_ring
 from fleet.rollout.gate.ring import Counts
 from fleet.rollout.history import History, failure_budgets, history_of
-from fleet.rollout.observe import KnownDevice, known_devices, pool_of
+from fleet.rollout.observe import KnownDevice, known_devices, pool_of, takes_part
 from fleet.rollout.record import Rollout
 from fleet.rollout.spec import ALL_BP
+from fleet.rollout.stored_rings import OpenRing, StoredRing, cohort_bp, open_rings, ring_of
 from fleet.store.tables import bundles, device_models, looks, rings, windows
 from fleet.store.upsert import insert
 
-__all__ = ["SEEN_S", "StoredRing", "begin_ring", "cohort_bp", "ring_of"]
+__all__ = ["SEEN_S", "begin_ring", "freeze"]
 
 SEEN_S: Final = 120.0  # two heartbeats: who was not heard from for longer is in no comparison
 _LEAST_SHARE: Final = 0.5  # of a ring's alpha that a resumed stage has at least
 _PAGE: Final = 2000  # windows that are counted at once
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRing:
-    """Where the ring of a stage is stored. ``digest`` is that of its body."""
-
-    id: int
-    digest: str
-
-
-def ring_of(connection: Connection, rollout: Rollout) -> StoredRing | None:
-    """The ring of the stage that the rollout is in; None while it has not begun."""
-    columns = rings.c
-    query = (
-        select(columns.id, columns.hashes)
-        .where(
-            columns.rollout_id == rollout.id,
-            columns.stage == rollout.stage,
-            columns.started_s == rollout.stage_started_s,
-        )
-        .order_by(columns.attempt)
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return None if row is None else StoredRing(row.id, row.hashes["body"])
-
-
-def cohort_bp(rollout: Rollout) -> int:
-    """The share of the matching devices that the stage is for.
-
-    What the release still holds back is in it: devices are judged where the hash puts them.
-    """
-    return min(rollout.current_stage.percent_bp, rollout.spec.reach_bp)
 
 
 def begin_ring(
@@ -81,7 +44,8 @@ def begin_ring(
     stored = ring_of(connection, rollout)
     if stored is not None:
         return stored
-    matching = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    matching = [device for device in known if takes_part(rollout, device.facts)]
     ids = [device.facts.device_id for device in matching]
     history = history_of(connection, rollout, ids, now_s)
     attempt = _attempts(connection, rollout)
@@ -180,7 +144,7 @@ def _share_left(connection: Connection, rollout: Rollout, attempt: int) -> float
     ).first()
     if evidence is None:
         return 1.0
-    done = evidence.k / len(evidence.evidence["looks_s"])
+    done = int(evidence.k) / len(evidence.evidence["looks_s"])
     return max(_LEAST_SHARE, 1.0 - done)
 
 
@@ -207,7 +171,7 @@ def _pool(
         if device.last_seen_s < seen_s or not fits or (paired and not chosen):
             continue
         ids.append(device_id)
-        strata.append(device.stratum)
+        strata.append(stratum_of(device.facts))
         cohort.append(chosen)
     return Pool(ids, strata, cohort)
 
@@ -231,8 +195,8 @@ def _count_since(connection: Connection, rollout: Rollout) -> None:
         if (ring.rollout_id, ring.started_s) != (rollout.id, rollout.stage_started_s):
             continue
         for rows in _pages(_windows_since(connection, ring)):
-            for row in rows:
-                add_served(connection, ring, [row], row["received_s"])
+            for received_s, together in groupby(rows, key=lambda row: float(row["received_s"])):
+                add_served(connection, ring, list(together), received_s)
             add_exposure(connection, ring, rows)
 
 
@@ -242,7 +206,7 @@ def _windows_since(connection: Connection, ring: OpenRing) -> list[Mapping[str, 
         .where(windows.c.model == ring.model, windows.c.received_s >= ring.started_s)
         .order_by(windows.c.received_s, windows.c.device_id, windows.c.boot_id, windows.c.seq)
     )
-    return list(connection.execute(query).mappings())
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def _pages(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

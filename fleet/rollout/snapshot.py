@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fleet.rollout.record import Rollout
 from fleet.rollout.silence import is_excused
 from fleet.rollout.spec import ALL_BP, StageKind
+
+if TYPE_CHECKING:
+    from fleet.rollout.frozen import Evidence
 
 __all__ = [
     "AT_RISK",
@@ -134,7 +137,8 @@ class Snapshot:
 
     ``listening_since_s`` is when this fleet manager began to take reports: what it could not have
     heard is no silence. ``limit_bp`` is the share the release itself allows by now, and
-    ``limit_next`` the time and share of its next step, if there is one.
+    ``limit_next`` the time and share of its next step, if there is one. ``evidence`` is what the
+    comparison of the arms has found; None while the stage has no ring.
     """
 
     rollout: Rollout
@@ -144,6 +148,7 @@ class Snapshot:
     listening_since_s: float = 0.0
     limit_bp: int = ALL_BP
     limit_next: tuple[float, int] | None = None
+    evidence: "Evidence | None" = None
 
     def standing(self, device: DeviceView) -> Standing:
         """Where this device of the cohort stands."""

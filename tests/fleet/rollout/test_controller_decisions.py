@@ -311,7 +311,7 @@ def test_the_evidence_has_both_arms_and_every_finding() -> None:
     guards = [finding["guard"] for finding in action.evidence["findings"]]
     assert guards == [
         "coverage", "install_failures", "error_rate", "over_latency_rate",
-        "output_violation_rate", "silence", "release_limit", "bake",
+        "output_violation_rate", "outcomes", "silence", "release_limit", "bake",
     ]  # fmt: skip
 
 

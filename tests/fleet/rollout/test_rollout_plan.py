@@ -142,7 +142,8 @@ def past(fleet: list[Candidate], *, requests: int = 20_000, spread: float = 0.00
     )
 
 
-ONE_METRIC = replace(spec().guards, metrics=(("error_rate", 1.25),))
+AUTO = replace(spec().guards, statistics=Statistics.AUTO)
+ONE_METRIC = replace(AUTO, metrics=(("error_rate", 1.25),))
 LONG = (Stage(500, 3600.0), Stage(5000, 3600.0), Stage(10_000, 3600.0))
 
 
@@ -180,7 +181,7 @@ def test_without_a_history_nothing_is_known() -> None:
 def test_where_nothing_can_be_compared_auto_warns_and_on_is_a_problem(
     changes: dict[str, object], fleet: list[Candidate], says: str
 ) -> None:
-    auto = planned(spec(**changes), fleet)
+    auto = planned(spec(guards=AUTO, **changes), fleet)
     assert any(says in text and "absolute limits alone" in text for text in auto.warnings)
     on = replace(spec().guards, statistics=Statistics.ON)
     (problem,) = planned(spec(guards=on, **changes), fleet).problems
