@@ -4,8 +4,10 @@ Devices have rates of their own, their windows go the way of reports (``record``
 does, without signing anything.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,10 +26,10 @@ from fleet.rollout.record import Rollout
 from fleet.rollout.rings import begin_ring
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.states import State
-from fleet.store.engine import Store
+from fleet.store.engine import Store, open_store
 from fleet.store.tables import bundles, deployments, device_models, devices
 
-__all__ = ["NEW", "OLD", "START_S", "EvidenceFleet", "window_row"]
+__all__ = ["NEW", "OLD", "START_S", "EvidenceFleet", "store_like", "window_row"]
 
 OLD: Final = "aa" * 32
 NEW: Final = "bb" * 32
@@ -229,3 +231,12 @@ class EvidenceFleet:
             if action is None:
                 break
         return action
+
+
+def store_like(template: Path, home: Path) -> Store:
+    """A store of its own with the newest schema: ``template`` is made once, since migrating costs most."""
+    if not template.exists():
+        open_store(template).close()
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(template, home / "fleet.db")
+    return open_store(home / "fleet.db")

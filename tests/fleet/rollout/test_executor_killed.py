@@ -70,9 +70,13 @@ class MortalLab(Lab):
         store = MortalStore(open_store(path).engine)
         store.death = self.death
 
-        def after(_c: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        def after(_c: Any, cursor: Any, statement: str, *_more: Any) -> None:
             if statement.startswith(("INSERT", "UPDATE", "DELETE")):
-                self.death.wrote(statement.partition(" ")[0])
+                try:
+                    self.death.wrote(statement.partition(" ")[0])
+                except KilledError:
+                    cursor.close()  # the traceback keeps it, and it would keep the lock
+                    raise
 
         event.listen(store.engine, "after_cursor_execute", after)
         return store
