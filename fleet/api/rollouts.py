@@ -9,8 +9,8 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.errors import RequestError
+from fleet.rollout.changes import OPERATOR_EVENTS
 from fleet.rollout.executor import Executor
-from fleet.rollout.operations import OPERATOR_EVENTS
 from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
 from fleet.rollout.report import describe
@@ -100,6 +100,12 @@ async def decisions(
     """The audit trail, newest first; ``before`` is the id of an entry to page on from."""
     entries = await _executor(request).trail(rollout_id, limit=limit, before=before)
     return {"decisions": [entry.to_json() for entry in entries]}
+
+
+@router.get("/{rollout_id}/audit")
+async def audit(request: Request, rollout_id: str) -> dict[str, Any]:
+    """Every look and every decision of the controller, made again: equal or not, and where."""
+    return (await _executor(request).audit(rollout_id)).to_json()
 
 
 @router.get("/{rollout_id}/deployments")
