@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import Connection, Text, cast, func, select
@@ -60,14 +59,20 @@ def known_devices(connection: Connection) -> list[KnownDevice]:
             devices.c.last_seen_s,
         ).order_by(devices.c.id)
     )
-    return [KnownDevice(DeviceFacts(*row[:3], _labels(row[3]), *row[4:8]), row[8]) for row in rows]
+    return [
+        KnownDevice(DeviceFacts(one, kind, arch, _labels(labels), *versions), seen_s)
+        for one, kind, arch, labels, *versions, seen_s in rows
+    ]
 
 
 @lru_cache(maxsize=_LABELS_KEPT)
 def _labels(text: str) -> Mapping[str, str]:
-    """Labels as they are stored; every tick reads those of every device, and few differ."""
+    """Labels as they are stored; every tick reads those of every device, and few differ.
+
+    Devices with the same labels share them: nobody may change them.
+    """
     labels: dict[str, str] = json.loads(text)
-    return MappingProxyType(labels)
+    return labels
 
 
 def newest_report_s(connection: Connection) -> float:
