@@ -79,6 +79,7 @@ def test_canonical_bytes_keep_values_apart() -> None:
     assert len({canonical(value) for value in values}) == len(values)
     assert canonical({"a": 1, "b": 2}) == canonical({"b": 2, "a": 1})
     assert canonical(np.array([1, 2], dtype=">i8")) == canonical(np.array([1, 2], dtype="<i8"))
+    assert canonical(np.float64(0.1)) == canonical(0.1)
     with pytest.raises(TypeError, match="set has no canonical bytes"):
         canonical({1})
 

@@ -243,6 +243,17 @@ def test_one_bad_metric_among_many_drives_the_alarm() -> None:
     assert (result.verdict, result.driver) == (Verdict.FAIL, "rss")
 
 
+def test_silence_of_one_metric_hides_no_other() -> None:
+    metrics = ("error_rate", "over_latency_rate")
+    drawn = population(np.random.default_rng(1), replace(FLEET, metrics=metrics))
+    counts = minutes(drawn, cohort_factor(drawn.ring, 3.0))
+    mute = np.where(drawn.ring.cohort, 0, counts.total["over_latency_rate"])
+    counts = Counts(counts.bad, {**counts.total, "over_latency_rate": mute})
+    result, _ = look(drawn.ring, State(), counts, 16)
+    assert (result.verdict, result.driver) == (Verdict.FAIL, "error_rate")
+    assert result.metrics[1].z is None
+
+
 def test_a_cohort_too_large_for_virtual_ones_is_judged_by_the_formula() -> None:
     ring_of = Setting(size=2 * FIXED_ABOVE + 20, canaries=FIXED_ABOVE + 10)
     drawn = population(np.random.default_rng(1), ring_of)

@@ -1,6 +1,7 @@
 """Both arms on each device: a device is its own control."""
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -50,12 +51,14 @@ def test_a_worse_bundle_fails(drawn: Population) -> None:
 
 def test_arms_that_are_alike_are_as_good_either_way(drawn: Population) -> None:
     """Swapping the names of the arms turns the statistic around, and nothing else."""
-    given = even(drawn, 4)
+    given = even(drawn, 7)
     one, after = look_paired(drawn.ring, State(), given, 8)
     other, _ = look_paired(drawn.ring, State(), ArmCounts(given.stable, given.new), 8)
     assert one.verdict is other.verdict is Verdict.PASS
     assert one.t_real == pytest.approx(-other.t_real)  # type: ignore[operator]
     assert after.tests[POOLED].removed == 25
+    # The sum over devices is nearly normal: its deviations and its rank say the same.
+    assert one.t_real == pytest.approx(-NormalDist().inv_cdf(one.p_value), abs=0.15)
 
 
 def test_ranks_of_arms_that_are_alike_are_uniform(drawn: Population) -> None:
