@@ -86,7 +86,7 @@ class Past:
             value = self.sums[:, COUNTED.index("feedback_abs_error_sum")]
             weight = self.sums[:, COUNTED.index("feedback_count")]
         else:  # drift from oneself is none, where there is a self
-            weight = np.array([float(sum(one.values()) >= 2) for one in self.outputs])
+            weight = np.array([float(bool(one)) for one in self.outputs])
             value = np.zeros(len(weight))
         level: FloatArray = np.full(len(value), np.nan)
         np.divide(value, weight, out=level, where=weight > 0)

@@ -18,13 +18,14 @@ from fleet.rollout.gate.frames import Arrays, pack, unpack
 from fleet.rollout.gate.ring import Counts, FloatArray, IntArray
 from fleet.rollout.outcomes import KINDS, SILENCE, kind_of_failure
 from fleet.rollout.record import Rollout
+from fleet.rollout.sources import DRIFT
 from fleet.rollout.states import State
 from fleet.store.tables import deployments, histories, rollouts
 from fleet.store.upsert import insert
 
-__all__ = ["MAX_LABELS", "History", "failure_budgets", "history_of"]
+__all__ = ["MAX_LABELS", "History", "failure_budgets", "history_of", "keep_history"]
 
-MAX_LABELS: Final = 64
+MAX_LABELS: Final = 32  # a window has no more
 _MOST_PAST: Final = 20  # rollouts of the model that failure budgets are made from, the newest
 
 
@@ -89,20 +90,25 @@ class History:
 def history_of(
     connection: Connection, rollout: Rollout, device_ids: Sequence[str], now_s: float
 ) -> History:
-    """The history of a rollout: as it is stored, or taken now and stored."""
+    """The history of a rollout: as it is stored, or as it is now while none is."""
     body = connection.scalar(select(histories.c.body).where(histories.c.rollout_id == rollout.id))
     if body is not None:
         return History.from_bytes(body)
     names = tuple(name for name, _ in rollout.spec.guards.metrics)
     past = past_of(connection, rollout.model, sorted(device_ids), now_s)
-    labels = _labels(past.outputs) if "output_drift" in names else ()
+    labels = _labels(past.outputs) if DRIFT in names else ()
     outputs = np.array(
         [[one.get(label, 0) for label in labels] for one in past.outputs], dtype=np.int64
     ).reshape(len(past.device_ids), len(labels))
-    taken = History(past.device_ids, past.counts(names), past.seconds, labels, outputs)
-    row = {"rollout_id": rollout.id, "taken_s": now_s, "body": taken.to_bytes()}
-    connection.execute(insert(connection, histories).values(**row))
-    return taken
+    return History(past.device_ids, past.counts(names), past.seconds, labels, outputs)
+
+
+def keep_history(connection: Connection, rollout: Rollout, history: History, now_s: float) -> None:
+    """Store the history of a rollout, unless one is stored."""
+    row = {"rollout_id": rollout.id, "taken_s": now_s, "body": history.to_bytes()}
+    added = insert(connection, histories).values(**row)
+    key = [histories.c.rollout_id]
+    connection.execute(added.on_conflict_do_nothing(index_elements=key))
 
 
 def _labels(outputs: Sequence[Mapping[str, int]]) -> tuple[str, ...]:
