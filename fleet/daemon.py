@@ -105,6 +105,7 @@ class FleetManager:
             self.store,
             self.repository,
             self.publish,
+            manifest=self.artifacts.manifest,
             limits=ExecutorLimits(tick_s=config.controller.tick_s),
         )
         self.broker: Broker | None = _make_broker(config)

@@ -9,15 +9,17 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.errors import RequestError
+from fleet.rollout.changes import OPERATOR_EVENTS
 from fleet.rollout.executor import Executor
-from fleet.rollout.operations import OPERATOR_EVENTS
+from fleet.rollout.parsing import parse_spec
+from fleet.rollout.record import Rollout
 from fleet.rollout.report import describe
-from fleet.rollout.spec import parse_spec
 from fleet.rollout.states import Event, State
 
 __all__ = ["router"]
 
 MAX_REASON_CHARS: Final = 500
+MAX_STRATUM_CHARS: Final = 100
 MAX_ENTRIES: Final = 1000
 MAX_DEPLOYMENTS: Final = 10_000
 
@@ -28,10 +30,11 @@ router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
 
 class Said(BaseModel):
-    """Why an operator does something."""
+    """Why an operator does something; ``stratum`` is the one to stop, and said with that alone."""
 
     model_config = ConfigDict(extra="forbid")
     reason: str = Field(default="", max_length=MAX_REASON_CHARS)
+    stratum: str = Field(default="", max_length=MAX_STRATUM_CHARS)
 
 
 def _executor(request: Request) -> Executor:
@@ -46,9 +49,15 @@ async def plan(request: Request, spec: Spec) -> dict[str, Any]:
 
 
 @router.post("", status_code=201)
-async def start(request: Request, spec: Spec, force: bool = False) -> dict[str, Any]:
-    """Start a rollout. A plan with problems is refused unless ``force`` is set."""
-    started = await _executor(request).start(parse_spec(spec), force=force)
+async def start(
+    request: Request, spec: Spec, force: bool = False, supersede: bool = False
+) -> dict[str, Any]:
+    """Start a rollout. A plan with problems is refused unless ``force`` is set.
+
+    Another rollout under way on some of the same devices is a conflict, or ended with ``supersede``.
+    """
+    executor = _executor(request)
+    started = await executor.start(parse_spec(spec), force=force, supersede=supersede)
     return started.to_json()
 
 
@@ -93,6 +102,12 @@ async def decisions(
     return {"decisions": [entry.to_json() for entry in entries]}
 
 
+@router.get("/{rollout_id}/audit")
+async def audit(request: Request, rollout_id: str) -> dict[str, Any]:
+    """Every look and every decision of the controller, made again: equal or not, and where."""
+    return (await _executor(request).audit(rollout_id)).to_json()
+
+
 @router.get("/{rollout_id}/deployments")
 async def deployments(
     request: Request,
@@ -113,12 +128,22 @@ async def deployments(
 async def change(
     request: Request, rollout_id: str, event: str, said: Said | None = None
 ) -> dict[str, Any]:
-    """pause, resume, abort or rollback."""
+    """pause, resume, approve, advance (with a reason), abort, rollback, or stop_stratum."""
     if event not in OPERATOR_EVENTS:
         raise RequestError(
             f"{event!r} is nothing an operator can do to a rollout: use one of "
             f"{', '.join(OPERATOR_EVENTS)}"
         )
-    reason = said.reason if said is not None else ""
-    changed = await _executor(request).change(rollout_id, Event(event), reason=reason)
+    said = said if said is not None else Said()
+    if said.stratum and event != Event.STOP_STRATUM:
+        raise RequestError(f"{event} is about a whole rollout: leave stratum out")
+    changed = await _happen(_executor(request), rollout_id, Event(event), said)
     return changed.to_json()
+
+
+async def _happen(executor: Executor, rollout_id: str, event: Event, said: Said) -> Rollout:
+    if event is Event.ADVANCE:
+        return await executor.advance(rollout_id, reason=said.reason)
+    if event is Event.STOP_STRATUM:
+        return await executor.stop_stratum(rollout_id, said.stratum, reason=said.reason)
+    return await executor.change(rollout_id, event, reason=said.reason)

@@ -1,8 +1,8 @@
 """``fleet rollout``: plan, start, watch and end rollouts.
 
 Rules kept here: what is asked for is one spec, from a rollout.toml, from flags, or from both with
-the flags winning; the server checks it. ``watch`` ends with 0 promoted, 3 rolled back, 1 aborted,
-4 still under way when the time is up.
+the flags winning; the server checks it. ``watch`` ends with 0 promoted, 3 rolled back, 1 aborted or
+superseded, 4 still under way when the time is up.
 """
 
 import time
@@ -23,9 +23,10 @@ from fleet.cli.output import (
     progress_console,
     say,
 )
-from fleet.cli.spec_input import asked_spec
+from fleet.cli.spec_input import Flags, asked_spec
 from fleet.errors import RequestError, ServerError
-from fleet.rollout.spec import parse_duration
+from fleet.rollout.reading import parse_duration
+from fleet.rollout.spec import Strategy
 
 __all__ = ["app"]
 
@@ -38,6 +39,7 @@ _ENDS: Final = {
     "promoted": ExitCode.DONE,
     "rolled_back": ExitCode.REFUSED,
     "aborted": ExitCode.FAILED,
+    "superseded": ExitCode.FAILED,
 }
 SERVER_GONE_S: Final = 60.0  # a fleet manager that restarts does not end a watch
 
@@ -53,7 +55,8 @@ StageOption = Annotated[
     typer.Option(
         "--stage",
         metavar="PERCENT:BAKE",
-        help="A stage, for example 10%:15m; once for each stage, up to 100%.",
+        help="A stage, for example 10%:15m, '20 devices:15m' or 50%:1h:approval; a kind like :shadow "
+        "may follow; once for each stage, up to 100%.",
     ),
 ]
 SelectOption = Annotated[
@@ -67,8 +70,42 @@ GuardOption = Annotated[
     typer.Option(
         "--guard",
         metavar="NAME=VALUE",
-        help="A limit, for example max_error_rate=0.02 or max_over_latency_rate=off; may be repeated.",
+        help="A limit, for example max_error_rate=0.02, max_over_latency_rate=off, statistics=on or "
+        "metrics.error_rate=1.25; may be repeated.",
     ),
+]
+StrategyOption = Annotated[
+    str,
+    typer.Option("--strategy", help=f"One of {', '.join(Strategy)}.", show_default="canary"),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="LABEL=VALUE", help="Devices to leave out; may be repeated."),
+]
+HoursOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--open-hours",
+        metavar="SPAN",
+        help="Maintenance window in each device's local time, like 'mon-fri 01:00-05:00'; may be "
+        "repeated.",
+    ),
+]
+HoldBackOption = Annotated[
+    str,
+    typer.Option(
+        "--hold-back",
+        help="Devices that get the bundle last, to compare with: 5%, a number, or 0.",
+        show_default="auto",
+    ),
+]
+RetriesOption = Annotated[
+    int | None,
+    typer.Option("--retries", help="How often a device that refused or reverted may try again."),
+]
+RoutingKeyOption = Annotated[
+    str,
+    typer.Option("--routing-key", help="Request parameter by which an A/B stage divides requests."),
 ]
 DeadlineOption = Annotated[
     str, typer.Option("--install-deadline", help="Time a device has to install, like 1h.")
@@ -95,6 +132,12 @@ def plan(  # noqa: PLR0913, PLR0917 -- each parameter is an option
     select: SelectOption = None,
     guard: GuardOption = None,
     install_deadline: DeadlineOption = "",
+    strategy: StrategyOption = "",
+    exclude: ExcludeOption = None,
+    open_hours: HoursOption = None,
+    hold_back: HoldBackOption = "",
+    retries: RetriesOption = None,
+    routing_key: RoutingKeyOption = "",
     server: str = ServerOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -102,8 +145,12 @@ def plan(  # noqa: PLR0913, PLR0917 -- each parameter is an option
 
     Exits 3 when the rollout would be refused.
     """
+    flags = Flags(
+        stage, select, guard, install_deadline, strategy, exclude, open_hours, hold_back, retries,
+        routing_key,
+    )  # fmt: skip
     with errors(as_json), FleetClient(server) as client:
-        spec = asked_spec(bundle, file, (stage, select, guard), install_deadline)
+        spec = asked_spec(bundle, file, flags)
         planned = client.post_json("/v1/rollouts/plan", spec)
     if as_json:
         print_json(planned)
@@ -121,19 +168,35 @@ def start(  # noqa: PLR0913, PLR0917 -- each parameter is an option
     select: SelectOption = None,
     guard: GuardOption = None,
     install_deadline: DeadlineOption = "",
+    strategy: StrategyOption = "",
+    exclude: ExcludeOption = None,
+    open_hours: HoursOption = None,
+    hold_back: HoldBackOption = "",
+    retries: RetriesOption = None,
+    routing_key: RoutingKeyOption = "",
     force: Annotated[
         bool, typer.Option("--force", help="Start although the plan shows a problem.")
     ] = False,
     follow: Annotated[
-        bool, typer.Option("--watch", help="Watch it to its end, as `fleet rollout watch` does.")
+        bool,
+        typer.Option("--watch", "--wait", help="Watch it to its end, as `rollout watch` does."),
+    ] = False,
+    supersede: Annotated[
+        bool,
+        typer.Option("--supersede", help="End the rollouts that stand in its way; see `list`."),
     ] = False,
     server: str = ServerOption,
     as_json: bool = JsonOption,
 ) -> None:
     """Start a rollout."""
+    flags = Flags(
+        stage, select, guard, install_deadline, strategy, exclude, open_hours, hold_back, retries,
+        routing_key,
+    )  # fmt: skip
     with errors(as_json), FleetClient(server) as client:
-        spec = asked_spec(bundle, file, (stage, select, guard), install_deadline)
-        started = client.post_json(f"/v1/rollouts?force={'true' if force else 'false'}", spec)
+        spec = asked_spec(bundle, file, flags)
+        asked = f"force={str(force).lower()}&supersede={str(supersede).lower()}"
+        started = client.post_json(f"/v1/rollouts?{asked}", spec)
         if not as_json:
             say(f"{started['id']}: {started['bundle']} {started['reason']}")
         if follow:
@@ -192,7 +255,7 @@ def watch(
 ) -> None:
     """Follow a rollout to its end.
 
-    Exits 0 promoted, 3 rolled back, 1 aborted, 4 still under way when the time is up.
+    Exits 0 promoted, 3 rolled back, 1 aborted or superseded, 4 still under way when the time is up.
     """
     with errors(as_json), FleetClient(server) as client:
         timeout_s = parse_duration(timeout, "--timeout") if timeout else 0.0
@@ -206,19 +269,26 @@ def audit(
     server: str = ServerOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Show every decision about a rollout with its reason, oldest first."""
+    """Show every decision with its reason, oldest first, and make each again from its evidence.
+
+    Exits 3 when one comes out differently.
+    """
     with errors(as_json), FleetClient(server) as client:
         found = client.get_json(f"/v1/rollouts/{rollout}/decisions", {"limit": limit})
+        again = client.get_json(f"/v1/rollouts/{rollout}/audit")
     if as_json:
-        print_json(found)
-        return
-    print_table(
-        "Decisions",
-        ("when", "who", "what", "stage", "verdict", "reason"),
-        [view.entry_row(entry) for entry in reversed(found["decisions"])],
-        drop=("verdict", "stage"),
-        whole=("when",),
-    )
+        print_json({**found, "audit": again})
+    else:
+        print_table(
+            "Decisions",
+            ("when", "who", "what", "stage", "verdict", "reason"),
+            [view.entry_row(entry) for entry in reversed(found["decisions"])],
+            drop=("verdict", "stage"),
+            whole=("when",),
+        )
+        view.print_audit(again)
+    if not again["equal"]:
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 @app.command()
@@ -229,7 +299,7 @@ def pause(
     as_json: bool = JsonOption,
 ) -> None:
     """Stop further devices from installing; nothing is decided until `resume`."""
-    _change(rollout, "pause", reason, server, as_json)
+    _change(rollout, "pause", {"reason": reason}, server, as_json)
 
 
 @app.command()
@@ -240,7 +310,47 @@ def resume(
     as_json: bool = JsonOption,
 ) -> None:
     """Go on with a paused rollout; its stage bakes from the beginning."""
-    _change(rollout, "resume", reason, server, as_json)
+    _change(rollout, "resume", {"reason": reason}, server, as_json)
+
+
+@app.command()
+def approve(
+    rollout: RequiredRollout,
+    reason: ReasonOption = "",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Approve the next stage, or the first one of a rollout that waits for it."""
+    _change(rollout, "approve", {"reason": reason}, server, as_json)
+
+
+@app.command()
+def advance(
+    rollout: RequiredRollout,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the audit trail; required.")],
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Go on to the next stage although the gate holds; never where it fails.
+
+    Exits 3 when the gate fails the stage.
+    """
+    _change(rollout, "advance", {"reason": reason}, server, as_json)
+
+
+@app.command()
+def stop(
+    rollout: RequiredRollout,
+    stratum: Annotated[
+        str,
+        typer.Option("--stratum", metavar="CLASS/PROVIDER", help="The devices, like edge/cpu."),
+    ],
+    reason: ReasonOption = "",
+    server: str = ServerOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Take a bundle back from one stratum, and go on with the others."""
+    _change(rollout, "stop_stratum", {"reason": reason, "stratum": stratum}, server, as_json)
 
 
 @app.command()
@@ -251,7 +361,7 @@ def abort(
     as_json: bool = JsonOption,
 ) -> None:
     """End a rollout; devices that have the bundle keep it. To take it back use `rollback`."""
-    _change(rollout, "abort", reason, server, as_json)
+    _change(rollout, "abort", {"reason": reason}, server, as_json)
 
 
 @app.command()
@@ -262,12 +372,12 @@ def rollback(
     as_json: bool = JsonOption,
 ) -> None:
     """Take a bundle back: every device that has it returns to what it served before."""
-    _change(rollout, "rollback", reason, server, as_json)
+    _change(rollout, "rollback", {"reason": reason}, server, as_json)
 
 
-def _change(rollout: str, event: str, reason: str, server: str, as_json: bool) -> None:
+def _change(rollout: str, event: str, said: dict[str, str], server: str, as_json: bool) -> None:
     with errors(as_json), FleetClient(server) as client:
-        changed = client.post_json(f"/v1/rollouts/{rollout}/{event}", {"reason": reason})
+        changed = client.post_json(f"/v1/rollouts/{rollout}/{event}", said)
     if as_json:
         print_json(changed)
     else:

@@ -17,6 +17,7 @@ __all__ = [
     "entry_row",
     "follower",
     "list_row",
+    "print_audit",
     "print_plan",
     "seconds",
     "share",
@@ -29,7 +30,9 @@ _STATE_STYLE: Final = {
     "promoted": "green",
     "rolled_back": "red",
     "aborted": "yellow",
+    "superseded": "yellow",
     "paused": "yellow",
+    "waiting": "yellow",
     "running": "cyan",
 }
 
@@ -100,20 +103,99 @@ def print_plan(plan: dict[str, Any]) -> None:
     for number, stage in enumerate(plan["stages"], 1):
         named = ", ".join(stage["sample"])
         more = stage["added"] - len(stage["sample"])
+        approval = spec["stages"][number - 1].get("approval", False)
         rows.append(
             (
                 number,
-                f"{stage['percent_bp'] / 100:g} %",
+                stage["words"] + (", once approved" if approval else ""),
                 seconds(stage["bake_s"]),
                 stage["devices"],
+                _effects(stage["effects"]),
                 f"{named} and {more} more" if more > 0 else named,
             )
         )
-    print_table("Stages", ("stage", "share", "bakes", "devices", "new in it"), rows)
+    columns = ("stage", "share", "bakes", "devices", "sees from", "new in it")
+    print_table("Stages", columns, rows, drop=("sees from",))
+    held = plan["held_back"]
+    if held["devices"]:
+        say(
+            f"held back to compare with, until the last stage has baked: {held['devices']} devices "
+            f"({held['percent_bp'] / 100:g} %), then the rest"
+        )
+    _print_bytes(plan["bytes"])
+    _print_unfit(plan["unfit"])
     for text in plan["warnings"]:
         say(f"warning: {text}", style="yellow")
     for text in plan["problems"]:
         say(f"problem: {text}", style="red")
+
+
+def _effects(effects: dict[str, float | None] | None) -> str:
+    """The smallest change a stage can be expected to see, of the metric it sees best."""
+    if effects is None:
+        return "unknown: no baseline"
+    known = {name: factor for name, factor in effects.items() if factor is not None}
+    if not known:
+        return "nothing"
+    name = min(known, key=known.__getitem__)
+    return f"{known[name]:.2f}x {name}"
+
+
+def _print_bytes(found: dict[str, Any] | None) -> None:
+    if found is None:
+        say("bytes on the wire: unknown, the manifest is not here")
+        return
+    parts = [
+        f"{fetch['devices']} {_serving(fetch['bundle'])} fetch {_size(fetch['each_bytes'])} each"
+        for fetch in found["fetches"]
+    ]
+    say(f"bytes on the wire: {_size(found['total_bytes'])} ({'; '.join(parts)})")
+
+
+def _serving(bundle: str) -> str:
+    """Which devices those are that serve this bundle; "" for none that is known."""
+    return f"devices on {bundle}" if bundle else "devices without a known bundle"
+
+
+def _size(count: int) -> str:
+    """``1536`` as ``1.5 KiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
+
+
+def _print_unfit(unfit: list[dict[str, Any]]) -> None:
+    if not unfit:
+        return
+    rows = [
+        (
+            met["devices"],
+            "left out" if met["left_out"] else "may fail",
+            met["text"],
+            ", ".join(met["sample"]) + (", ..." if met["devices"] > len(met["sample"]) else ""),
+        )
+        for met in unfit
+    ]
+    print_table("Devices that cannot take it", ("devices", "", "why", "for example"), rows)
+
+
+def print_audit(audit: dict[str, Any]) -> None:
+    """Whether what was decided comes out the same when it is decided again."""
+    checked = [*audit["looks"], *audit["decisions"]]
+    missing = sum(one["how"] == "missing" for one in checked)
+    said = (
+        f"made again from their evidence: {len(audit['looks'])} looks and "
+        f"{len(audit['decisions'])} decisions of the controller"
+    )
+    if missing:
+        said += f", {missing} of which have too little evidence left"
+    say(f"{said}: {'equal' if audit['equal'] else 'NOT equal'}")
+    for one in checked:
+        for difference in one["differences"]:
+            say(f"{when(one['at_s'])} {one['what']}: {difference}", style="red")
 
 
 def status_view(found: dict[str, Any]) -> RenderableType:
@@ -144,9 +226,16 @@ def _stages(found: dict[str, Any]) -> Text:
         is_current = stage["state"] == "current"
         if is_current:
             state += f" since {seconds(max(0, int(found['now_s'] - found['stage_started_s'])))}"
-        text = f"{stage['percent_bp'] / 100:g} % for {seconds(stage['bake_s'])} ({state})"
+        if stage["state"] == "next" and not stage["approved"]:
+            state = "needs approval"
+        text = f"{stage['words']} for {seconds(stage['bake_s'])} ({state})"
         line.append(" → " if stage["stage"] else "")
         line.append(text, style="bold" if is_current else "")
+    held = found["held_back"]
+    if held["state"] != "none":
+        line.append(f" → the rest, {held['percent_bp'] / 100:g} % ({held['state']})")
+    if found["stopped"]:
+        line.append(f"\nstopped: {', '.join(found['stopped'])}", style="red")
     return line
 
 

@@ -14,7 +14,7 @@ def status(server: str = ServerOption, as_json: bool = JsonOption) -> None:
     with errors(as_json), FleetClient(server) as client:
         found = client.get_json("/v1/status")
         active: list[dict[str, Any]] = []
-        for state in ("running", "paused"):
+        for state in ("running", "paused", "waiting"):
             active += client.get_json("/v1/rollouts", {"state": state})["rollouts"]
         found = {**found, "server": client.server, "active_rollouts": active}
     if as_json:

@@ -1,8 +1,8 @@
 """Writing a batch of checked reports: one transaction, however often the same reports arrive.
 
 Rules kept here: (device, boot, sequence number) names a report for ever, so a repeated one changes
-nothing but the time the device was last heard of; a device's newest step in a rollout only moves
-forward.
+nothing but the time the device was last heard of, and is counted nowhere twice; a device's newest
+step in a rollout only moves forward.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, and_, bindparam, or_, update
 
+from fleet.monitor.baselines import add_to_baselines
 from fleet.monitor.reports import Kind, ParsedReport
 from fleet.registry.devices import apply_inventory, register
+from fleet.rollout.counting import count_windows
 from fleet.store.tables import deployment_events, deployments, windows
 from fleet.store.upsert import insert
 
@@ -40,6 +42,9 @@ def record(connection: Connection, reports: Sequence[ParsedReport], now_s: float
     for one in reports:
         by_kind[one.kind].append(one)
     new_windows = _insert(connection, windows, by_kind[Kind.WINDOW], now_s)
+    rows = [one.row for one in new_windows]
+    add_to_baselines(connection, rows, now_s)
+    count_windows(connection, rows, now_s)
     new_events = _insert(connection, deployment_events, by_kind[Kind.EVENT], now_s)
     _advance(connection, new_events, now_s)
     news = sum(

@@ -29,6 +29,8 @@ from sqlalchemy import (
 )
 
 from fleet.errors import FleetError
+from fleet.monitor.baselines import prune_hours
+from fleet.monitor.evidence_retention import prune_evidence
 from fleet.rollout.states import ACTIVE
 from fleet.store.tables import deployment_events, rollouts, windows
 from fleet.store.writer import Writer
@@ -56,11 +58,12 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How many rows went, and how many transactions that took."""
+    """How many rows went; ``pages``: transactions over reports."""
 
     windows: int = 0
     events: int = 0
     pages: int = 0
+    evidence: int = 0  # rows that comparisons were made from
 
 
 class Pruner:
@@ -100,7 +103,19 @@ class Pruner:
         now_s = self._now_s()
         found, pages = await self._pages(prune_windows, now_s - self._retention.keep_windows_s)
         events, more = await self._pages(prune_events, now_s - self._retention.keep_events_s)
-        return Pruned(found, events, pages + more)
+        evidence = await self._prune_evidence(now_s)
+        return Pruned(found, events, pages + more, evidence)
+
+    async def _prune_evidence(self, now_s: float) -> int:
+        """Hours that no baseline reads, and what comparisons of long ago were made from."""
+        deleted = await self._writer.run(lambda c: prune_hours(c, now_s))
+        rows, before_s = self._retention.page_rows, now_s - self._retention.keep_events_s
+        while True:
+            count = await self._writer.run(lambda c: prune_evidence(c, before_s, rows))
+            deleted += count
+            if count < rows:
+                return deleted
+            await asyncio.sleep(self._retention.pause_s)
 
     async def _pages(
         self,

@@ -5,9 +5,11 @@ is heavier: ``executor`` (acts), ``records``, ``observe``, ``operations``, ``aud
 """
 
 from fleet.rollout.controller import Action, Step, decide
+from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
+from fleet.rollout.rollout_toml import spec_from_toml
 from fleet.rollout.snapshot import Snapshot
-from fleet.rollout.spec import Guards, RolloutSpec, Stage, parse_spec, spec_from_toml
+from fleet.rollout.spec import Guards, RolloutSpec, Stage, StageKind, Statistics, Strategy
 from fleet.rollout.states import Event, State
 
 __all__ = [
@@ -18,8 +20,11 @@ __all__ = [
     "RolloutSpec",
     "Snapshot",
     "Stage",
+    "StageKind",
     "State",
+    "Statistics",
     "Step",
+    "Strategy",
     "decide",
     "parse_spec",
     "spec_from_toml",

@@ -1,7 +1,8 @@
 """The next action of a rollout: a pure function of a snapshot, asked twice it answers the same.
 
 Rules kept here: only a running rollout is acted on; a FAIL rolls back at once, whatever the bake
-time; only a PASS goes on; everything else holds, and says for what.
+time; a guard that blames one stratum (``stop_strata`` in its evidence) stops that one and lets the
+others go on, unless none is left; only a PASS goes on; everything else holds, and says for what.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from fleet.rollout.gate import GateResult, Guard, Verdict, guards_for, judge
+from fleet.rollout.approval import ApprovalGuard
+from fleet.rollout.gate import Finding, GateResult, Guard, Verdict, combine, guards_for, judge
+from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import Snapshot
+from fleet.rollout.spec import StageKind
 from fleet.rollout.states import Event, State
 
 __all__ = ["Action", "Step", "decide"]
 
 # Worth telling when they hold, not when they pass; the evidence has them always.
-_TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit"})
+_TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit", "approval", "outcomes"})
+
+# On standby the bundle serves nothing, so nothing that it serves can be judged.
+_WITHOUT_REQUESTS: Final = frozenset(
+    {"coverage", "install_failures", "outcomes", "silence", "release_limit", "bake", "approval"}
+)
 
 
 class Step(StrEnum):
@@ -25,6 +34,7 @@ class Step(StrEnum):
     ADVANCE = "advance"
     PROMOTE = "promote"
     ROLLBACK = "rollback"
+    STOP_STRATUM = "stop_stratum"
     HOLD = "hold"
 
     @property
@@ -35,13 +45,14 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One decision, with everything needed to see why."""
+    """One decision, with everything needed to see why. ``strata`` are those to stop."""
 
     step: Step
     verdict: Verdict
     reason: str
     evidence: dict[str, Any]
     blockers: tuple[str, ...] = ()  # the guards that did not pass
+    strata: tuple[str, ...] = ()
 
 
 def decide(snapshot: Snapshot, guards: Sequence[Guard] | None = None) -> Action | None:
@@ -52,11 +63,50 @@ def decide(snapshot: Snapshot, guards: Sequence[Guard] | None = None) -> Action 
     rollout = snapshot.rollout
     if rollout.state is not State.RUNNING:
         return None
-    result = judge(guards_for(rollout.spec.guards) if guards is None else guards, snapshot)
+    result = judge(_guards(rollout) if guards is None else guards, snapshot)
+    blamed = [finding for finding in result.findings if _blames(finding, rollout)]
+    if blamed and not _fails(result, blamed):
+        return _stop(blamed, result, snapshot)
     step = _step(result, rollout.is_last_stage)
     blockers = tuple(f.guard for f in result.findings if f.verdict is not Verdict.PASS)
     reason = _reason(step, result, snapshot)
     return Action(step, result.verdict, reason, _evidence(result, snapshot), blockers)
+
+
+def _guards(rollout: Rollout) -> tuple[Guard, ...]:
+    guards = guards_for(rollout.spec.guards)
+    if any(stage.approval for stage in rollout.spec.stages):
+        guards = (*guards, ApprovalGuard())
+    if rollout.current_stage.kind is StageKind.STANDBY:
+        return tuple(guard for guard in guards if guard.name in _WITHOUT_REQUESTS)
+    return guards
+
+
+def _blames(finding: Finding, rollout: Rollout) -> list[str]:
+    """The strata that the guard wants stopped and that are not yet."""
+    named = finding.evidence.get("stop_strata", ())
+    return [stratum for stratum in named if stratum not in rollout.stopped]
+
+
+def _fails(result: GateResult, blamed: Sequence[Finding]) -> bool:
+    """Whether a guard that blames no stratum fails the stage."""
+    others = [finding for finding in result.findings if finding not in blamed]
+    return bool(others) and combine(others).verdict is Verdict.FAIL
+
+
+def _stop(blamed: Sequence[Finding], result: GateResult, snapshot: Snapshot) -> Action:
+    """Stop what is blamed; roll back where that would leave nobody."""
+    rollout = snapshot.rollout
+    strata = sorted({stratum for finding in blamed for stratum in _blames(finding, rollout)})
+    known = {stratum for finding in blamed for stratum in finding.evidence.get("strata", ())}
+    why = "; ".join(dict.fromkeys(finding.reason for finding in blamed))
+    blockers = tuple(finding.guard for finding in blamed)
+    evidence = _evidence(result, snapshot)
+    if known and known <= {*strata, *rollout.stopped}:
+        reason = f"rolled back in {rollout.stage_name()}: {why}, and no other stratum is left"
+        return Action(Step.ROLLBACK, Verdict.FAIL, reason, evidence, blockers)
+    reason = f"stopping {', '.join(strata)} in {rollout.stage_name()}: {why}"
+    return Action(Step.STOP_STRATUM, Verdict.FAIL, reason, evidence, blockers, tuple(strata))
 
 
 def _step(result: GateResult, last: bool) -> Step:
@@ -73,7 +123,9 @@ def _reason(step: Step, result: GateResult, snapshot: Snapshot) -> str:
     if step is Step.ADVANCE:
         return f"going on to {rollout.stage_name(rollout.stage + 1)}: {passed}"
     if step is Step.PROMOTE:
-        return f"promoted: {passed}"
+        held_bp = rollout.spec.hold_back_bp
+        rest = f"the {held_bp / 100:g} % held back follow; " if held_bp else ""
+        return f"promoted: {rest}{passed}"
     if step is Step.ROLLBACK:
         return f"rolled back in {rollout.stage_name()}: {result.reason}"
     return f"holding: {result.reason}"

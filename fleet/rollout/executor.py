@@ -17,16 +17,21 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import AgentError
-from agent.trust import BundleRelease, Directive
+from agent.trust import BundleRelease, Directive, stratum_of
 from fleet.errors import FleetError, ServerError
-from fleet.rollout import audit, operations, records
+from fleet.rollout import audit, operations, planning, preserved, records, replay
+from fleet.rollout.candidates import ReadManifest, read_candidates
+from fleet.rollout.changes import Asked, decided, overridden
 from fleet.rollout.controller import Action, Step, decide
+from fleet.rollout.fitness import is_meant
 from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
-from fleet.rollout.plan import Plan
+from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
+from fleet.rollout.replay import Audit
+from fleet.rollout.rings import prepare_ring, store_ring
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.spec import RolloutSpec
-from fleet.rollout.states import Event
+from fleet.rollout.states import Event, State
 from fleet.store.engine import Store
 from fleet.store.tables import directives
 
@@ -74,12 +79,14 @@ class Executor:
         repository: Signer,
         publish: Callable[[], Awaitable[None]],
         *,
+        manifest: ReadManifest = lambda _sha256: None,
         now_s: Callable[[], float] = time.time,
         limits: ExecutorLimits | None = None,
     ) -> None:
         self._store = store
         self._repository = repository
         self._publish = publish
+        self._manifest = manifest
         self._now_s = now_s
         self._limits = limits or ExecutorLimits()
         self._lock = asyncio.Lock()
@@ -149,29 +156,31 @@ class Executor:
         return running
 
     def _look(self, rollout: Rollout) -> None:
+        self._begin(rollout)
         snapshot = self._snapshot(rollout)
         self._listening_since_s[rollout.id] = snapshot.listening_since_s
         action = decide(snapshot)
         if action is None:
             return
-        event = action.step.event
+        change = decided(rollout, action, self._now_s())
         with self._store.begin() as connection:
-            if event is None:
+            if change is None:
                 self._hold(connection, rollout, action)
+                preserved.keep(connection, snapshot, changed=False)
                 return
-            records.apply_change(connection, rollout, self._change(event, action))
+            records.apply_change(connection, rollout, change)
+            preserved.keep(connection, snapshot, changed=True)
         ids = {"rollout": rollout.id, "model": rollout.model, "bundle": rollout.bundle}
         log.info("rollout %s: %s", rollout.id, action.reason, extra=ids)
 
-    def _change(self, event: Event, action: Action) -> records.Change:
-        return records.Change(
-            event=event,
-            actor=audit.CONTROLLER,
-            reason=action.reason,
-            at_s=self._now_s(),
-            verdict=str(action.verdict),
-            evidence=action.evidence,
-        )
+    def _begin(self, rollout: Rollout) -> None:
+        """Freeze who is compared with whom, once for each time a stage begins."""
+        release = self._repository.releases().get(rollout.bundle)
+        with self._store.read() as connection:
+            prepared = prepare_ring(connection, rollout, release, self._now_s())
+        if prepared is not None:
+            with self._store.begin() as connection:
+                store_ring(connection, prepared)
 
     def _hold(self, connection: Connection, rollout: Rollout, action: Action) -> None:
         """Tell why a rollout holds; in the audit trail only what it does not say already."""
@@ -221,35 +230,46 @@ class Executor:
     # --- what operators ask -----------------------------------------------------------------------
 
     async def plan(self, spec: RolloutSpec) -> Plan:
-        """What ``spec`` would do. Raises NotFoundError, RefusedError."""
+        """What ``spec`` would do. Raises NotFoundError, RequestError."""
 
         def work() -> Plan:
             with self._store.read() as connection:
-                return operations.plan(connection, spec, self._repository.releases(), self._now_s())
+                return self._plan(connection, spec).plan
 
         return await asyncio.to_thread(work)
 
-    async def start(self, spec: RolloutSpec, *, force: bool = False, by: str = "") -> Rollout:
+    def _plan(self, connection: Connection, spec: RolloutSpec) -> planning.Planned:
+        releases = self._repository.releases()
+        return planning.plan(connection, spec, releases, self._manifest, self._now_s())
+
+    async def start(
+        self, spec: RolloutSpec, *, force: bool = False, supersede: bool = False, by: str = ""
+    ) -> Rollout:
         """Start a rollout; its directive is signed and published when this returns.
 
         Raises:
             NotFoundError: the bundle is not published.
             RefusedError: the plan has a problem and ``force`` is not set.
-            ConflictError: another rollout of the model is under way on the same devices.
+            ConflictError: another rollout of the model is under way on the same devices, and
+                ``supersede`` is not set.
         """
 
         def work() -> Rollout:
-            releases, now_s = self._repository.releases(), self._now_s()
             with self._store.begin() as connection:
-                plan = operations.plan(connection, spec, releases, now_s)
-                return operations.start(connection, plan, now_s, force=force, by=by)
+                made = self._plan(connection, spec)
+                return operations.start(
+                    connection, made, self._asked(by=by), force=force, supersede=supersede
+                )
 
         return await self._then_reconcile(work)
+
+    def _asked(self, reason: str = "", by: str = "") -> Asked:
+        return Asked(self._now_s(), by, reason)
 
     async def change(
         self, rollout_id: str, event: Event, *, reason: str = "", by: str = ""
     ) -> Rollout:
-        """Pause, resume, abort or roll back.
+        """Pause, resume, approve, abort or roll back.
 
         Raises:
             NotFoundError: there is no such rollout. ConflictError: not possible in its state.
@@ -257,9 +277,48 @@ class Executor:
 
         def work() -> Rollout:
             with self._store.begin() as connection:
-                return operations.change(
-                    connection, rollout_id, event, self._now_s(), reason=reason, by=by
-                )
+                return operations.change(connection, rollout_id, event, self._asked(reason, by))
+
+        return await self._then_reconcile(work)
+
+    async def advance(self, rollout_id: str, *, reason: str, by: str = "") -> Rollout:
+        """Go on although the gate holds.
+
+        Raises:
+            NotFoundError: there is no such rollout. ConflictError: it is not running.
+            RequestError: no reason is given. RefusedError: the gate fails it.
+        """
+
+        def work() -> Rollout:
+            with self._store.read() as connection:
+                rollout = records.get_rollout(connection, rollout_id)
+            if rollout.state is State.RUNNING:
+                self._begin(rollout)
+            snapshot = self._snapshot(rollout)
+            change = overridden(rollout, decide(snapshot), self._asked(reason, by))
+            with self._store.begin() as connection:
+                changed = records.apply_change(connection, rollout, change)
+                preserved.keep(connection, snapshot, changed=False)  # its look counts all the same
+                return changed
+
+        return await self._then_reconcile(work)
+
+    async def stop_stratum(
+        self, rollout_id: str, stratum: str, *, reason: str = "", by: str = ""
+    ) -> Rollout:
+        """Let one stratum (``CLASS/PROVIDER``) leave the bundle, and the others go on.
+
+        Raises:
+            NotFoundError: no such rollout or stratum. RequestError: it is no stratum.
+            ConflictError: not possible in its state, or no other stratum is left.
+        """
+
+        def work() -> Rollout:
+            with self._store.begin() as connection:
+                rollout = records.get_rollout(connection, rollout_id)
+                strata = _strata(connection, rollout)
+                asked = self._asked(reason, by)
+                return operations.stop_stratum(connection, rollout, stratum, strata, asked)
 
         return await self._then_reconcile(work)
 
@@ -298,6 +357,16 @@ class Executor:
 
         return await asyncio.to_thread(work)
 
+    async def audit(self, rollout_id: str) -> Audit:
+        """Every look and every decision made again from what was kept. Raises NotFoundError."""
+
+        def work() -> Audit:
+            with self._store.read() as connection:
+                rollout = records.get_rollout(connection, rollout_id)
+                return replay.audit(connection, rollout.id)
+
+        return await asyncio.to_thread(work)
+
     async def deployments(self, rollout_id: str, *, after: str, limit: int) -> list[dict[str, Any]]:
         """The newest step of each device in a rollout, by device id. Raises NotFoundError."""
 
@@ -319,3 +388,10 @@ class Executor:
                     f"out yet: {error}. It is tried again every {self._limits.tick_s:g} s"
                 ) from error
             return rollout
+
+
+def _strata(connection: Connection, rollout: Rollout) -> list[str]:
+    """The strata of the devices that a rollout is for."""
+    known = read_candidates(connection, rollout.model, rollout.manifest_sha256)
+    meant = (device.facts for device in known if is_meant(rollout.spec, device.facts))
+    return sorted({stratum_of(facts) for facts in meant})

@@ -1,21 +1,26 @@
 """Reading what the fleet reported into a snapshot.
 
-Rules kept here: counts are those received since the stage began; a bundle's windows count only when
-this rollout brought it or it served meanwhile, so that late reports of an earlier try do not; which
-arm a device is in is decided by the functions the devices themselves use.
+Rules kept here: counts are those received since the stage began, added up as they arrived; which arm
+a device is in is decided by the functions the devices themselves use; a stratum that was stopped is
+in neither arm, since its devices go back as they were told.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, case, func, or_, select
+from sqlalchemy import Connection, Text, cast, func, select
 
-from agent.trust import BundleRelease, DeviceFacts, selects, slot_of
+from agent.trust import BundleRelease, DeviceFacts, selects, slot_of, stratum_of
+from fleet.rollout.fitness import is_meant
+from fleet.rollout.looks import read_evidence
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot, total
 from fleet.rollout.spec import ALL_BP, bundle_class
-from fleet.store.tables import deployments, device_models, devices, windows
+from fleet.rollout.stored_rings import cohort_bp, ring_of
+from fleet.store.tables import deployments, device_models, devices, served
 
 __all__ = [
     "KnownDevice",
@@ -24,9 +29,11 @@ __all__ = [
     "pool_of",
     "read_snapshot",
     "steps_of",
+    "takes_part",
 ]
 
-CLOCK_SLACK_MS: Final = 24 * 3_600_000  # a device's clock may be this far behind ours
+
+_LABELS_KEPT: Final = 50_000  # different ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +51,28 @@ def known_devices(connection: Connection) -> list[KnownDevice]:
             devices.c.id,
             devices.c.device_class,
             devices.c.hardware,
-            devices.c.labels,
+            cast(devices.c.labels, Text),
             devices.c.agent_version,
             devices.c.onnxruntime_version,
+            devices.c.execution_provider,
+            func.coalesce(devices.c.utc_offset_minutes, 0),
             devices.c.last_seen_s,
         ).order_by(devices.c.id)
     )
-    return [KnownDevice(DeviceFacts(*row[:6]), row[6]) for row in rows]
+    return [
+        KnownDevice(DeviceFacts(one, kind, arch, _labels(labels), *versions), seen_s)
+        for one, kind, arch, labels, *versions, seen_s in rows
+    ]
+
+
+@lru_cache(maxsize=_LABELS_KEPT)
+def _labels(text: str) -> Mapping[str, str]:
+    """Labels as they are stored; every tick reads those of every device, and few differ.
+
+    Devices with the same labels share them: nobody may change them.
+    """
+    labels: dict[str, str] = json.loads(text)
+    return labels
 
 
 def newest_report_s(connection: Connection) -> float:
@@ -99,26 +121,35 @@ def read_snapshot(
 ) -> Snapshot:
     """Everything a decision about ``rollout`` looks at, in one consistent view of the database."""
     limit_bp = ALL_BP if release is None else release.limit_bp(now_s)
-    share_bp = min(rollout.current_stage.percent_bp, limit_bp)
-    pool = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    share_bp = min(cohort_bp(rollout), limit_bp)
+    known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
+    pool = [device for device in known if takes_part(rollout, device.facts)]
     cohort: list[KnownDevice] = []
     control: list[KnownDevice] = []
     for device in pool:
         slot = slot_of(rollout.manifest_sha256, device.facts.device_id)
         (cohort if slot < share_bp else control).append(device)
+    ring = ring_of(connection, rollout)
+    ring_id = None if ring is None else ring.id
     return Snapshot(
         rollout=rollout,
-        cohort=_cohort(connection, rollout, cohort),
-        control=_control(connection, rollout, control, (now_s, listening_since_s)),
+        cohort=_cohort(connection, rollout, cohort, ring_id),
+        control=_control(connection, rollout, control, ring_id, (now_s, listening_since_s)),
         now_s=now_s,
         listening_since_s=listening_since_s,
         limit_bp=limit_bp,
         limit_next=_next_limit(release, now_s, limit_bp),
+        evidence=read_evidence(connection, rollout, now_s),
     )
 
 
+def takes_part(rollout: Rollout, facts: DeviceFacts) -> bool:
+    """Whether the device is not left out, and its stratum has not been stopped."""
+    return is_meant(rollout.spec, facts) and stratum_of(facts) not in rollout.stopped
+
+
 def _cohort(
-    connection: Connection, rollout: Rollout, cohort: Sequence[KnownDevice]
+    connection: Connection, rollout: Rollout, cohort: Sequence[KnownDevice], ring_id: int | None
 ) -> tuple[DeviceView, ...]:
     steps = {
         row.device_id: row
@@ -134,8 +165,8 @@ def _cohort(
             )
         )
     )
-    served = _served_by_cohort(connection, rollout)
-    return tuple(_view(device, steps, serving, served) for device in cohort)
+    ours = _served(connection, ring_id, ours=True)
+    return tuple(_view(device, steps, serving, ours) for device in cohort)
 
 
 def _view(
@@ -164,6 +195,7 @@ def _control(
     connection: Connection,
     rollout: Rollout,
     control: Sequence[KnownDevice],
+    ring_id: int | None,
     times_s: tuple[float, float],
 ) -> ControlArm:
     now_s, listening_since_s = times_s
@@ -171,60 +203,22 @@ def _control(
     active_since_s = rollout.stage_started_s - silence_s
     active = [device for device in control if device.last_seen_s >= active_since_s]
     silent = [d for d in active if now_s - max(d.last_seen_s, listening_since_s) > silence_s]
-    served = _served_by_control(connection, rollout)
-    parts = [served[d.facts.device_id] for d in control if d.facts.device_id in served]
+    theirs = _served(connection, ring_id, ours=False)
+    parts = [theirs[d.facts.device_id] for d in control if d.facts.device_id in theirs]
     return ControlArm(len(control), len(active), len(silent), total(parts)[0])
 
 
-_COUNTS: Final = (
-    func.sum(windows.c.requests),
-    func.sum(windows.c.failures),
-    func.sum(windows.c.over_objective),
-    # One answer can be outside its range and not finite: the larger count has both.
-    func.sum(
-        case(
-            (windows.c.non_finite > windows.c.output_violations, windows.c.non_finite),
-            else_=windows.c.output_violations,
-        )
-    ),
-    func.max(windows.c.received_s),
-)
-
-
-def _served_by_cohort(connection: Connection, rollout: Rollout) -> dict[str, Served]:
-    query = (
-        select(windows.c.device_id, *_COUNTS)
-        .where(
-            windows.c.manifest_sha256 == rollout.manifest_sha256,
-            windows.c.received_s >= rollout.stage_started_s,
-            or_(
-                windows.c.rollout_id == rollout.id,
-                windows.c.end_ms >= int(rollout.created_s * 1000),
-            ),
-        )
-        .group_by(windows.c.device_id)
-    )
-    return {row[0]: Served(*row[1:]) for row in connection.execute(query)}
-
-
-def _served_by_control(connection: Connection, rollout: Rollout) -> dict[str, Served]:
-    others = connection.scalars(
-        select(device_models.c.manifest_sha256)
-        .where(
-            device_models.c.model == rollout.model,
-            device_models.c.manifest_sha256 != rollout.manifest_sha256,
-        )
-        .distinct()
-    ).all()
-    query = (
-        select(windows.c.device_id, *_COUNTS)
-        .where(
-            windows.c.manifest_sha256.in_(others),
-            windows.c.end_ms >= int(rollout.stage_started_s * 1000) - CLOCK_SLACK_MS,
-            windows.c.received_s >= rollout.stage_started_s,
-        )
-        .group_by(windows.c.device_id)
-    )
+def _served(connection: Connection, ring_id: int | None, *, ours: bool) -> dict[str, Served]:
+    """What each device has served since the stage began; nothing before its ring has."""
+    columns = served.c
+    query = select(
+        columns.device_id,
+        columns.requests,
+        columns.failures,
+        columns.over_objective,
+        columns.output_violations,
+        columns.last_window_s,
+    ).where(columns.ring_id == ring_id, columns.ours == ours)
     return {row[0]: Served(*row[1:]) for row in connection.execute(query)}
 
 

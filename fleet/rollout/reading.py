@@ -2,12 +2,42 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final, TypeVar
 
 from fleet.errors import RequestError
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "parse_duration", "parse_percent"]
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?")
+_SECONDS: Final[Mapping[str, float]] = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def parse_duration(text: str, what: str) -> float:
+    """Seconds in ``90``, ``90s``, ``10m``, ``1.5h`` or ``1d``. Raises RequestError."""
+    found = _DURATION.fullmatch(text.strip().lower())
+    if found is None:
+        raise RequestError(f"{what} = {text!r} is no duration: write 90s, 10m, 1.5h or 1d")
+    return float(found.group(1)) * _SECONDS[found.group(2) or "s"]
+
+
+def parse_percent(text: str, what: str) -> int:
+    """Basis points in ``10``, ``10%`` or ``0.5 %``. Raises RequestError."""
+    try:
+        percent = float(text.strip().removesuffix("%").strip())
+    except ValueError:
+        percent = -1.0
+    basis_points = round(percent * 100) if 0 < percent <= 100 else 0
+    if basis_points < 1:
+        raise RequestError(
+            f"{what} = {text!r} is no percentage: write a number above 0 and up to 100, "
+            "in steps of 0.01, like 10 or 0.5%"
+        )
+    return basis_points
 
 
 class Reader:
@@ -40,6 +70,28 @@ class Reader:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self._wrong(key, value, "a text or a number")
         return str(value)
+
+    def word(self, key: str, kind: type[Word], default: Word) -> Word:
+        """One of the words of ``kind``; the default when the key is absent."""
+        value = self._raw.get(key, default)
+        if not isinstance(value, str) or value not in set(kind):
+            raise self._wrong(key, value, f"one of {', '.join(kind)}")
+        return kind(value)
+
+    def flag(self, key: str) -> bool:
+        """True or false; false when absent."""
+        value = self._raw.get(key, False)
+        if not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts; empty when absent."""
+        value = self.items(key)
+        for item in value:
+            if not isinstance(item, str):
+                raise self._wrong(key, value, "a list of texts")
+        return tuple(value)
 
     def integer(self, key: str, default: int | None, least: int, most: int) -> int:
         """A whole number between ``least`` and ``most``; required when there is no default."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from fleet.rollout.audit import Entry
 from fleet.rollout.controller import Action
+from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import ControlArm, Served, Snapshot, Standing
 from fleet.rollout.states import FINAL, State
 
@@ -22,6 +23,8 @@ def describe(
         "final": rollout.state in FINAL,
         "verdict": str(action.verdict) if action is not None else "",
         "stage_list": _stages(snapshot),
+        "held_back": _held_back(rollout),
+        "stopped": list(rollout.stopped),
         "arms": {"canary": _canary(snapshot), "control": _control(snapshot.control)},
         "findings": action.evidence["findings"] if action is not None else [],
         "failed_devices": _failed_devices(snapshot),
@@ -41,13 +44,23 @@ def _stages(snapshot: Snapshot) -> list[dict[str, Any]]:
             state = "next"
         stages.append(
             {
+                **stage.to_json(),
                 "stage": index,
-                "percent_bp": stage.percent_bp,
-                "bake_s": stage.bake_s,
+                "kind": str(stage.kind),
+                "words": stage.words,
                 "state": state,
+                "approval": stage.approval,
+                "approved": rollout.is_approved(index),
             }
         )
     return stages
+
+
+def _held_back(rollout: Rollout) -> dict[str, Any]:
+    """The devices that stay control until the last stage has baked: how many, and whether they wait."""
+    is_over = rollout.state is State.PROMOTED
+    held_bp = rollout.spec.hold_back_bp
+    return {"percent_bp": held_bp, "state": "done" if is_over else "held" if held_bp else "none"}
 
 
 def _canary(snapshot: Snapshot) -> dict[str, Any]:

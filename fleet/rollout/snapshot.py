@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fleet.rollout.record import Rollout
 from fleet.rollout.silence import is_excused
-from fleet.rollout.spec import ALL_BP
+from fleet.rollout.spec import ALL_BP, StageKind
+
+if TYPE_CHECKING:
+    from fleet.rollout.frozen import Evidence
 
 __all__ = [
     "AT_RISK",
@@ -27,6 +30,7 @@ __all__ = [
 ]
 
 AT_RISK: Final = frozenset({"swap", "probation", "commit"})  # phases in which the bundle serves
+BESIDE: Final = "beside"  # phase in which the bundle is loaded, and another one answers
 FAILED_OUTCOMES: Final = frozenset({"refused", "reverted"})
 
 
@@ -133,7 +137,8 @@ class Snapshot:
 
     ``listening_since_s`` is when this fleet manager began to take reports: what it could not have
     heard is no silence. ``limit_bp`` is the share the release itself allows by now, and
-    ``limit_next`` the time and share of its next step, if there is one.
+    ``limit_next`` the time and share of its next step, if there is one. ``evidence`` is what the
+    comparison of the arms has found; None while the stage has no ring.
     """
 
     rollout: Rollout
@@ -143,12 +148,14 @@ class Snapshot:
     listening_since_s: float = 0.0
     limit_bp: int = ALL_BP
     limit_next: tuple[float, int] | None = None
+    evidence: "Evidence | None" = None
 
     def standing(self, device: DeviceView) -> Standing:
         """Where this device of the cohort stands."""
         if device.outcome in FAILED_OUTCOMES:
             return Standing(device.outcome)
         committed = device.outcome == "committed" or (device.serves and not device.phase)
+        committed = committed or self._is_placed(device)
         silence_s = self.rollout.spec.guards.silence_s
         heard = self.now_s - device.last_heard_s <= silence_s
         if committed or (device.phase in AT_RISK and not device.outcome):
@@ -161,8 +168,8 @@ class Snapshot:
             return Standing.OFFLINE
         if device.phase in ("", "idle") or device.outcome:  # cancelled: it may begin again
             return Standing.WAITING
-        deadline_s = self.rollout.stage_started_s + self.rollout.spec.install_deadline_s
-        return Standing.STUCK if self.now_s > deadline_s else Standing.UNDER_WAY
+        is_late = self.now_s > self.rollout.deadline_s
+        return Standing.STUCK if is_late else Standing.UNDER_WAY
 
     def tally(self) -> Tally:
         """Count the cohort."""
@@ -181,7 +188,14 @@ class Snapshot:
         """What the cohort served with the new bundle, added up, and by how many devices."""
         return total(device.served for device in self.cohort)
 
+    def _is_placed(self, device: DeviceView) -> bool:
+        """Whether it holds the bundle beside the one that answers, where the stage asks for no more."""
+        is_beside = device.phase == BESIDE and not device.outcome
+        return is_beside and self.rollout.current_stage.is_beside
+
     def _has_reported(self, device: DeviceView) -> bool:
+        if self.rollout.current_stage.kind is StageKind.STANDBY:  # it serves nothing to report of
+            return device.last_heard_s >= self.rollout.stage_started_s
         if device.served.last_window_s is None:
             return False
         return device.served.last_window_s >= max(

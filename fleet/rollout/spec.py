@@ -1,72 +1,149 @@
 """What an operator asks for: one bundle, to which devices, in which stages, under which guards.
 
-Rules kept here: a spec is complete and checked before anything starts; a guard that could never
-say no is refused, so a rollout is never without a gate; unknown keys are refused by name.
+Rules kept here: values only, checked by ``parsing``; whatever depends on the fleet (a stage asked for
+as a number of devices, the hold-back, how long a ramp takes) is decided once, when the rollout is
+created (``resolving``), and kept in the spec, so that it means the same ever after.
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any, Final
 
 from fleet.errors import RequestError
-from fleet.rollout.reading import Reader
 
 __all__ = [
     "ALL_BP",
+    "AUTO",
+    "DEFAULT_METRICS",
+    "DEFAULT_STAGES",
     "MIN_COVERAGE",
+    "Check",
     "Guards",
     "RolloutSpec",
-    "SpecLimits",
     "Stage",
+    "StageKind",
+    "Statistics",
+    "Strategy",
     "bundle_class",
-    "parse_duration",
-    "parse_percent",
-    "parse_spec",
     "selectors_overlap",
-    "spec_from_toml",
 ]
 
 ALL_BP: Final = 10_000  # basis points: 100 %
 MIN_COVERAGE: Final = 0.8  # share of the reachable cohort that must have committed and reported
+AUTO: Final = "auto"
 _BUNDLE: Final = re.compile(r"bundles/([a-z0-9-]{1,40})/([a-z0-9][a-z0-9-]{0,62})-([\w.-]{1,64})")
-_LABEL_KEY: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?")
-_SECONDS: Final[Mapping[str, float]] = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-@dataclass(frozen=True, slots=True)
-class SpecLimits:
-    """How large a spec may be."""
+class Strategy(StrEnum):
+    """How a bundle gets to the devices; what each stage of it may be is in ``strategies``."""
 
-    max_stages: int = 20
-    max_labels: int = 16
-    max_label_chars: int = 64
-    max_bake_s: float = 30 * 86_400.0
-    max_toml_bytes: int = 64 * 1024
+    CANARY = "canary"
+    SHADOW_THEN_CANARY = "shadow-then-canary"
+    AB = "ab"
+    BLUE_GREEN = "blue-green"
+    ALL_AT_ONCE = "all-at-once"
+
+
+class StageKind(StrEnum):
+    """What the bundle does on the devices of a stage. All but ``canary`` hold it beside the old one."""
+
+    CANARY = "canary"  # it answers
+    SHADOW = "shadow"  # it gets copies of requests, and nobody sees its answers
+    AB = "ab"  # it answers a share of the requests
+    STANDBY = "standby"  # it is loaded and waits for the flip
+
+
+class Statistics(StrEnum):
+    """Whether a stage needs the comparison with control to go on.
+
+    ``auto``: where the stage can be expected to see the tolerated change, and absolute limits alone
+    where it cannot; ``on``: always, so a stage that cannot see it holds; ``off``: never.
+    """
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A share of the fleet, and how long it runs before the next one."""
+    """A share of the fleet, and how long it runs before the next one.
+
+    Attributes:
+        percent_bp: share of the devices in this stage, in basis points; 0 until the rollout is
+            created where ``devices`` says how many.
+        bake_s: how long the stage runs at least. What was asked for counts from the end of the ramp:
+            the ramp is added when the rollout is created.
+        kind: what the bundle does on them.
+        devices: how many devices were asked for; 0 where a share was.
+        traffic_bp: share of requests that the bundle gets (shadow: copies) while it is held beside.
+        approval: a person must approve before this stage begins.
+        devices_per_minute: at most so many devices begin in a minute; 0 for no limit.
+        ramp: ``linear`` (the same number every minute) or ``exponential`` (doubling, and the limit is
+            reached at the end); "" without a limit.
+        ramp_s, ramp_doublings: what follows from the three, decided when the rollout is created.
+    """
 
     percent_bp: int
     bake_s: float
+    kind: StageKind = StageKind.CANARY
+    devices: int = 0
+    traffic_bp: int = 0
+    approval: bool = False
+    devices_per_minute: float = 0.0
+    ramp: str = ""
+    ramp_s: float = 0.0
+    ramp_doublings: int = 0
 
     @property
     def percent(self) -> str:
-        """``12.5 %`` for people."""
+        """``12.5 %`` for people; ``20 devices`` while the share is not known."""
+        if self.percent_bp == 0:
+            return f"{self.devices} devices"
         return f"{self.percent_bp / 100:g} %"
+
+    @property
+    def words(self) -> str:
+        """``50 %``, ``shadow on 10 %``, ``50 % of requests on 10 %`` or ``standby on 100 %``."""
+        if self.kind is StageKind.CANARY:
+            return self.percent
+        if self.kind is StageKind.AB:
+            return f"{self.traffic_bp / 100:g} % of requests on {self.percent}"
+        return f"{self.kind} on {self.percent}"
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether the bundle is held beside the one that answers."""
+        return self.kind is not StageKind.CANARY
+
+    def to_json(self) -> dict[str, Any]:
+        """Share and bake time always, the rest where it is not the default."""
+        said = {"percent_bp": self.percent_bp, "bake_s": self.bake_s}
+        others = ((f.name, getattr(self, f.name), f.default) for f in fields(self)[2:])
+        return said | {name: value for name, value, usual in others if value != usual}
+
+
+DEFAULT_METRICS: Final = (
+    ("error_rate", 1.25),
+    ("output_violation_rate", 1.25),
+    ("over_latency_rate", 1.25),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Absolute limits. A rate is a share (0.05 = 5 %); None switches that one limit off.
+    """What a stage is held to: absolute limits, and a comparison with the devices without the bundle.
 
-    ``min_installs`` devices must have finished before their failure rate is judged (fewer when
-    the cohort is smaller), ``min_requests`` requests on ``min_devices`` devices before a rate of
-    requests is. A device that serves the bundle and sends nothing for ``silence_s`` has failed.
+    A rate is a share (0.05 = 5 %); None switches that one limit off. ``min_installs`` devices must
+    have finished before their failure rate is judged (fewer when the cohort is smaller),
+    ``min_requests`` requests on ``min_devices`` devices before a rate of requests is. A device that
+    serves the bundle and sends nothing for ``silence_s`` has failed.
+
+    ``metrics``: pairs of name and tolerance, sorted: 1.25 means that a stage goes on once a change
+    for the worse by 25 % would have been seen. ``alpha`` is the chance that a rollout that changes
+    nothing is rolled back by the comparison, over all its stages and looks.
     """
 
     max_install_failure_rate: float | None = 0.1
@@ -77,40 +154,122 @@ class Guards:
     min_requests: int = 50
     min_devices: int = 1
     silence_s: float = 300.0
+    statistics: Statistics = Statistics.AUTO
+    metrics: tuple[tuple[str, float], ...] = DEFAULT_METRICS
+    alpha: float = 0.01
 
     def rates(self) -> tuple[float | None, ...]:
         """The limits on what a bundle does once it serves."""
         return (self.max_error_rate, self.max_over_latency_rate, self.max_output_violation_rate)
 
+    @property
+    def compares(self) -> bool:
+        """Whether the arms are compared at all."""
+        return self.statistics is not Statistics.OFF and bool(self.metrics)
 
-DEFAULT_STAGES: Final = (Stage(1000, 600.0), Stage(5000, 600.0), Stage(ALL_BP, 600.0))
+    def to_json(self) -> dict[str, Any]:
+        """Every key."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {"statistics": str(self.statistics), "metrics": dict(self.metrics)}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An external check: a URL that is asked every ``every_s`` and answers pass, hold or fail.
+
+    No answer within ``timeout_s`` is a hold.
+    """
+
+    url: str
+    timeout_s: float = 10.0
+    every_s: float = 60.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"url": self.url, "timeout_s": self.timeout_s, "every_s": self.every_s}
+
+
+DEFAULT_STAGES: Final[Mapping[Strategy, tuple[Stage, ...]]] = {
+    Strategy.CANARY: (Stage(1000, 600.0), Stage(5000, 600.0), Stage(ALL_BP, 600.0)),
+    Strategy.SHADOW_THEN_CANARY: (
+        Stage(1000, 600.0, StageKind.SHADOW, traffic_bp=1000),
+        Stage(1000, 600.0),
+        Stage(5000, 600.0),
+        Stage(ALL_BP, 600.0),
+    ),
+    Strategy.AB: (
+        Stage(1000, 600.0, StageKind.AB, traffic_bp=5000),
+        Stage(ALL_BP, 600.0),
+    ),
+    Strategy.BLUE_GREEN: (
+        Stage(ALL_BP, 600.0, StageKind.STANDBY),
+        Stage(1000, 600.0),
+        Stage(ALL_BP, 600.0),
+    ),
+    Strategy.ALL_AT_ONCE: (Stage(ALL_BP, 600.0),),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutSpec:
-    """One rollout, as asked for. ``selector`` is sorted by key; empty means every device.
+    """One rollout, as asked for.
 
-    ``model`` may be empty in what an operator sends: it is then the bundle's.
+    Attributes:
+        model: may be empty in what an operator sends: it is then the bundle's.
+        bundle: ``bundles/CLASS/MODEL-VERSION``.
+        stages: in order; the last one reaches everyone but the hold-back.
+        selector: labels a device must have, sorted by key; empty means every device. ``class``,
+            ``hardware`` and ``id`` are labels too.
+        guards: what each stage is held to.
+        strategy: how the bundle gets to the devices.
+        install_deadline_s: a device that has begun and is not done after this time has failed.
+        exclude: labels of devices to leave out; one of them is enough.
+        open_hours: maintenance windows in each device's local time, ``mon-fri 01:00-05:00``.
+        hold_back: devices that stay without the bundle, to compare with, until the last stage has
+            baked: ``auto``, ``5%``, or a number of devices.
+        hold_back_bp: the share that this came to when the rollout was created: those with the highest
+            slots, from ``ALL_BP - hold_back_bp`` on.
+        retries: how often a device that refused or reverted the bundle may try again.
+        routing_key: request parameter that an A/B stage divides by; "" is the request id.
+        checks: external checks.
     """
 
     model: str
     bundle: str
-    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    stages: tuple[Stage, ...] = DEFAULT_STAGES[Strategy.CANARY]
     selector: tuple[tuple[str, str], ...] = ()
     guards: Guards = field(default_factory=Guards)
-    strategy: str = "canary"
+    strategy: Strategy = Strategy.CANARY
     install_deadline_s: float = 3600.0
+    exclude: tuple[tuple[str, str], ...] = ()
+    open_hours: tuple[str, ...] = ()
+    hold_back: str = AUTO
+    hold_back_bp: int = 0
+    retries: int = 0
+    routing_key: str = ""
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def reach_bp(self) -> int:
+        """The share of the fleet that gets the bundle before it is promoted."""
+        return ALL_BP - self.hold_back_bp
 
     def to_json(self) -> dict[str, Any]:
         """What is stored and sent; ``parse_spec`` reads it back."""
         return {
             "model": self.model,
             "bundle": self.bundle,
-            "strategy": self.strategy,
-            "stages": [{"percent_bp": s.percent_bp, "bake_s": s.bake_s} for s in self.stages],
+            "strategy": str(self.strategy),
+            "stages": [stage.to_json() for stage in self.stages],
             "selector": dict(self.selector),
-            "guards": {name: getattr(self.guards, name) for name in Guards.__dataclass_fields__},
+            "exclude": [f"{label}={value}" for label, value in self.exclude],
+            "guards": self.guards.to_json(),
+            "checks": [check.to_json() for check in self.checks],
             "install_deadline_s": self.install_deadline_s,
+            "open_hours": list(self.open_hours),
+            "hold_back": self.hold_back,
+            "hold_back_bp": self.hold_back_bp,
+            "retries": self.retries,
+            "routing_key": self.routing_key,
         }
 
 
@@ -133,157 +292,3 @@ def selectors_overlap(one: tuple[tuple[str, str], ...], other: tuple[tuple[str, 
     """Whether a device can match both: only when no key is asked to have two values."""
     wanted = dict(one)
     return all(wanted.get(key, value) == value for key, value in other)
-
-
-def parse_duration(text: str, what: str) -> float:
-    """Seconds in ``90``, ``90s``, ``10m``, ``1.5h`` or ``1d``. Raises RequestError."""
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None:
-        raise RequestError(f"{what} = {text!r} is no duration: write 90s, 10m, 1.5h or 1d")
-    return float(found.group(1)) * _SECONDS[found.group(2) or "s"]
-
-
-def parse_percent(text: str, what: str) -> int:
-    """Basis points in ``10``, ``10%`` or ``0.5 %``. Raises RequestError."""
-    try:
-        percent = float(text.strip().removesuffix("%").strip())
-    except ValueError:
-        percent = -1.0
-    basis_points = round(percent * 100) if 0 < percent <= 100 else 0
-    if basis_points < 1:
-        raise RequestError(
-            f"{what} = {text!r} is no percentage: write a number above 0 and up to 100, "
-            "in steps of 0.01, like 10 or 0.5%"
-        )
-    return basis_points
-
-
-def spec_from_toml(text: str, limits: SpecLimits | None = None, bundle: str = "") -> RolloutSpec:
-    """A rollout.toml: as the JSON form, with ``[[stage]]`` tables of ``percent`` and ``bake``.
-
-    ``bundle`` stands in for the one in the file.
-
-    Raises:
-        RequestError: it is no TOML, or not a valid rollout.
-    """
-    limits = limits or SpecLimits()
-    if len(text.encode()) > limits.max_toml_bytes:
-        raise RequestError(f"the rollout file is larger than {limits.max_toml_bytes} bytes")
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"the rollout file is no valid TOML: {error}") from error
-    if bundle:
-        raw["bundle"] = bundle
-    if "stage" in raw:
-        if "stages" in raw:
-            raise RequestError("the rollout file has [[stage]] and stages: keep [[stage]]")
-        stages = raw.pop("stage")
-        if not isinstance(stages, list):
-            raise RequestError("the rollout file has [stage]: write [[stage]], once for each stage")
-        raw["stages"] = [_toml_stage(stage, number) for number, stage in enumerate(stages, 1)]
-    if isinstance(deadline := raw.get("install_deadline"), str):
-        del raw["install_deadline"]
-        raw["install_deadline_s"] = parse_duration(deadline, "install_deadline")
-    return parse_spec(raw, limits)
-
-
-def _toml_stage(raw: object, number: int) -> dict[str, Any]:
-    reader = Reader(raw, f"[[stage]] {number}", ("percent", "bake"))
-    stage: dict[str, Any] = {
-        "percent_bp": parse_percent(reader.text_or_number("percent"), f"stage {number} percent"),
-        "bake_s": parse_duration(reader.text_or_number("bake"), f"stage {number} bake"),
-    }
-    return stage
-
-
-def parse_spec(raw: object, limits: SpecLimits | None = None) -> RolloutSpec:
-    """The JSON form of a spec, checked.
-
-    Raises:
-        RequestError: something is missing, unknown, of the wrong kind or out of range.
-    """
-    limits = limits or SpecLimits()
-    reader = Reader(raw, "rollout", tuple(RolloutSpec.__dataclass_fields__))
-    bundle = reader.text("bundle")
-    bundle_class(bundle)
-    model = reader.text("model", "")
-    if model and not bundle.rpartition("/")[2].startswith(f"{model}-"):
-        raise RequestError(f"model {model!r} is not the model of bundle {bundle!r}")
-    strategy = reader.text("strategy", "canary")
-    if strategy != "canary":
-        raise RequestError(f"strategy = {strategy!r} is not known: the only strategy is canary")
-    return RolloutSpec(
-        model=model,
-        bundle=bundle,
-        stages=_stages(reader.items("stages"), limits) if reader.has("stages") else DEFAULT_STAGES,
-        selector=_selector(reader.table("selector"), limits),
-        guards=_guards(reader.table("guards")),
-        strategy=strategy,
-        install_deadline_s=reader.number("install_deadline_s", 3600.0, 1.0, limits.max_bake_s),
-    )
-
-
-def _stages(raw: list[Any], limits: SpecLimits) -> tuple[Stage, ...]:
-    if not 1 <= len(raw) <= limits.max_stages:
-        raise RequestError(f"a rollout has 1 to {limits.max_stages} stages, this one {len(raw)}")
-    stages: list[Stage] = []
-    for number, item in enumerate(raw, 1):
-        reader = Reader(item, f"stage {number}", ("percent_bp", "bake_s"))
-        stage = Stage(
-            percent_bp=reader.integer("percent_bp", None, 1, ALL_BP),
-            bake_s=reader.number("bake_s", None, 0.0, limits.max_bake_s),
-        )
-        if stages and stage.percent_bp <= stages[-1].percent_bp:
-            raise RequestError(
-                f"stage {number} has {stage.percent} and the one before it "
-                f"{stages[-1].percent}: each stage must reach more of the fleet"
-            )
-        stages.append(stage)
-    if stages[-1].percent_bp != ALL_BP:
-        raise RequestError(
-            f"the last stage has {stages[-1].percent}: it must be 100 %, or the rollout could "
-            "never be promoted"
-        )
-    return tuple(stages)
-
-
-def _selector(raw: Mapping[str, Any], limits: SpecLimits) -> tuple[tuple[str, str], ...]:
-    if len(raw) > limits.max_labels:
-        raise RequestError(f"a selector has at most {limits.max_labels} labels, not {len(raw)}")
-    for key, value in raw.items():
-        if not _LABEL_KEY.fullmatch(key):
-            raise RequestError(f"selector key {key!r} is no label name: use a-z, 0-9, _, . and -")
-        fits = isinstance(value, str) and 0 < len(value) <= limits.max_label_chars
-        if not fits or not value.isprintable():
-            raise RequestError(
-                f"selector {key} = {value!r} is no label value: write a text of 1 to "
-                f"{limits.max_label_chars} printable characters"
-            )
-    return tuple(sorted(raw.items()))
-
-
-def _guards(raw: Mapping[str, Any]) -> Guards:
-    reader = Reader(raw, "guards", tuple(Guards.__dataclass_fields__))
-    base = Guards()
-    guards = Guards(
-        max_install_failure_rate=reader.rate(
-            "max_install_failure_rate", base.max_install_failure_rate
-        ),
-        min_installs=reader.integer("min_installs", base.min_installs, 1, 1_000_000),
-        max_error_rate=reader.rate("max_error_rate", base.max_error_rate),
-        max_over_latency_rate=reader.rate("max_over_latency_rate", base.max_over_latency_rate),
-        max_output_violation_rate=reader.rate(
-            "max_output_violation_rate", base.max_output_violation_rate
-        ),
-        min_requests=reader.integer("min_requests", base.min_requests, 1, 1_000_000_000),
-        min_devices=reader.integer("min_devices", base.min_devices, 1, 1_000_000),
-        silence_s=reader.number("silence_s", base.silence_s, 1.0, 30 * 86_400.0),
-    )
-    if guards.max_install_failure_rate is None and all(rate is None for rate in guards.rates()):
-        raise RequestError(
-            "every guard is switched off, so nothing could stop this rollout: set at least one of "
-            "max_install_failure_rate, max_error_rate, max_over_latency_rate or "
-            "max_output_violation_rate"
-        )
-    return guards

@@ -179,6 +179,7 @@ rollouts = Table(
     Column("reason", Text, nullable=False, default=""),
     Column("created_s", Float, nullable=False),
     Column("updated_s", Float, nullable=False),
+    Column("details", JSON, nullable=False, default=dict, server_default="{}"),  # of the strategy
     Index("rollouts_by_state", "state"),
 )
 
@@ -206,4 +207,83 @@ directives = Table(  # what the rollout role is to say; signed anew whenever it 
     Column("number", Integer, nullable=False),
     Column("body", JSON, nullable=False),  # agent.trust.Directive.to_json()
     Column("updated_s", Float, nullable=False),
+)
+
+rings = Table(  # a run of a stage, frozen when it begins; a stage that is resumed gets another one
+    "rings",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", String(64), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),  # from 0
+    Column("started_s", Float, nullable=False),  # the rollout's stage_started_s
+    Column("body", LargeBinary, nullable=False),  # see fleet/rollout/frozen.py
+    Column("hashes", JSON, nullable=False, default=dict),  # pool, cohort, baselines
+    Index("rings_by_rollout", "rollout_id", "stage", "attempt", unique=True),
+)
+
+histories = Table(  # what each device was like before a rollout, frozen when its first ring begins
+    "histories",
+    metadata,
+    Column("rollout_id", String(64), primary_key=True),
+    Column("taken_s", Float, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+ring_counts = Table(  # what each device of a ring has reported, at equal exposure
+    "ring_counts",
+    metadata,
+    Column("ring_id", Integer, primary_key=True, autoincrement=False),
+    Column("role", String(16), primary_key=True),  # of the windows: "", "arm" or "shadow"
+    Column("device", Integer, primary_key=True, autoincrement=False),  # index in the ring's pool
+    Column("body", LargeBinary, nullable=False),  # float64: see fleet/rollout/counting.py
+)
+
+served = Table(  # plain counts since a stage began, of any device, for absolute limits
+    "served",
+    metadata,
+    Column("ring_id", Integer, primary_key=True, autoincrement=False),
+    Column("ours", Boolean, primary_key=True),  # with the rollout's bundle, or with another
+    Column("device_id", String(40), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("over_objective", BigInteger, nullable=False),
+    Column("output_violations", BigInteger, nullable=False),
+    Column("last_window_s", Float, nullable=False),  # when the newest one came in
+)
+
+looks = Table(  # append-only; written with the decision that followed
+    "looks",
+    metadata,
+    Column("ring_id", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # from 1
+    Column("rollout_id", String(64), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("k", Integer, nullable=False),  # of the ring's schedule
+    Column("at_s", Float, nullable=False),
+    Column("state", LargeBinary, nullable=False),  # after it: fleet.rollout.gate.State
+    Column("result", JSON, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("counts", LargeBinary, nullable=False),  # what it looked at
+    Index("looks_by_rollout", "rollout_id", "at_s"),
+)
+
+decision_snapshots = Table(  # what a decision that changed a rollout was made from
+    "decision_snapshots",
+    metadata,
+    Column("decision_id", Integer, primary_key=True, autoincrement=False),
+    Column("rollout_id", String(64), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("decision_snapshots_by_rollout", "rollout_id"),
+)
+
+baseline_hours = Table(  # windows that arrived in one hour, added up
+    "baseline_hours",
+    metadata,
+    Column("hour", Integer, primary_key=True, autoincrement=False),  # since the epoch
+    Column("model", String(64), primary_key=True),
+    Column("device_id", String(40), primary_key=True),
+    Column("sums", LargeBinary, nullable=False),  # float64: see fleet/monitor/baselines.py
+    Column("outputs", JSON, nullable=False, default=dict),
+    Column("counters", JSON, nullable=False, default=dict),
 )

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from agent.binomial import upper_tail
+from fleet.rollout.gate.comparison import ComparisonGuard
 from fleet.rollout.gate.door import Finding, Guard, Verdict
+from fleet.rollout.gate.outcomes import LEAST_FAILED, OutcomesGuard
 from fleet.rollout.snapshot import Served, Snapshot, Standing, Tally
 from fleet.rollout.spec import MIN_COVERAGE, Guards
 
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 IMPLAUSIBLE: Final = 0.001  # chance of such a count, or a larger one, under the limit
+PLAUSIBLE: Final = 0.05
 
 
 def guards_for(limits: Guards) -> tuple[Guard, ...]:
@@ -38,6 +41,10 @@ def guards_for(limits: Guards) -> tuple[Guard, ...]:
     for name, (words, count, limit) in _rates(limits).items():
         if limit is not None:
             guards.append(RateGuard(name, words, limit, count))
+    if limits.max_install_failure_rate is not None:
+        guards.append(OutcomesGuard())
+    if limits.compares:
+        guards.append(ComparisonGuard())
     return (*guards, SilenceGuard(), ReleaseLimitGuard(), BakeGuard())
 
 
@@ -62,7 +69,9 @@ class InstallGuard:
     """Devices that refused, reverted, stuck or fell silent, as a share of those that have begun.
 
     Of those that have begun, not of those that have finished: a refusal takes seconds and a commit a
-    whole probation, so among the first to finish are mostly failures.
+    whole probation, so among the first to finish are mostly failures. One failure among several
+    devices never fails the bundle, and is let pass where the limit cannot be told from one broken
+    device.
     """
 
     limit: float
@@ -84,7 +93,8 @@ class InstallGuard:
         certain = failed > self.limit * max(tally.reachable, finished)
         begun = max(finished, tally.reachable - tally.of(Standing.WAITING))
         implausible = begun >= needed and upper_tail(failed, begun, self.limit) <= IMPLAUSIBLE
-        if failed and (certain or implausible):
+        alone = failed < LEAST_FAILED and failed < max(tally.reachable, finished)
+        if failed and not alone and (certain or implausible):
             why = ", ".join(f"{count} {cause}" for cause, count in sorted(tally.failures.items()))
             reason = (
                 f"{failed} of {begun} canary devices that have begun failed "
@@ -95,6 +105,9 @@ class InstallGuard:
             reason = f"{finished} of the {needed} installs needed for a failure rate have finished"
             return Finding(self.name, Verdict.HOLD, reason, evidence)
         if failed > self.limit * finished:
+            if alone and finished >= tally.reachable and self._may_be_chance(failed, finished):
+                reason = f"{failed} of {finished} installs failed, which one broken device explains"
+                return Finding(self.name, Verdict.PASS, reason, evidence)
             reason = (
                 f"{failed} of the first {finished} installs failed (limit {_percent(self.limit)}); "
                 f"{tally.reachable - finished} devices have not finished"
@@ -102,6 +115,9 @@ class InstallGuard:
             return Finding(self.name, Verdict.HOLD, reason, evidence)
         reason = f"{failed} of {finished} installs failed (limit {_percent(self.limit)})"
         return Finding(self.name, Verdict.PASS, reason, evidence)
+
+    def _may_be_chance(self, failed: int, finished: int) -> bool:
+        return upper_tail(failed, finished, self.limit) > PLAUSIBLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ async def test_what_is_too_old_goes_and_the_rest_stays(store: Store, writer: Wri
     put(store, NOW_S - 31 * DAY_S, ended(1), event(seq=2))
     put(store, NOW_S - 29 * DAY_S, ended(3))
     put(store, NOW_S - 366 * DAY_S, event("d2", 1))
-    assert await pruner(writer).prune() == Pruned(windows=1, events=1, pages=2)
+    assert await pruner(writer).prune() == Pruned(windows=1, events=1, pages=2, evidence=2)
     assert kept(store) == [("d1", 3)]
     assert kept(store, deployment_events) == [("d1", 2)]
     assert await pruner(writer).prune() == Pruned(pages=2)

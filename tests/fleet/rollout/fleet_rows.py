@@ -8,13 +8,24 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from agent.trust import BundleRelease, Directive, in_cohort
+from fleet.rollout.counting import count_windows
 from fleet.rollout.executor import Executor, ExecutorLimits
-from fleet.rollout.spec import RolloutSpec, parse_spec
+from fleet.rollout.parsing import parse_spec
+from fleet.rollout.spec import RolloutSpec
 from fleet.store.engine import Store, open_store
 from fleet.store.tables import bundles, deployments, device_models, devices, directives, windows
 from tests.support.signed_fleet import START_S, SignedFleet
 
 DEVICES = tuple(f"cam-{number}" for number in range(40))
+
+
+_PLAIN: dict[str, Any] = {
+    "model": "digits", "role": "", "output_counts": {}, "counters": {}, "low_confidence": 0,
+    "confidence_count": 0, "feedback_count": 0, "feedback_correct": 0,
+    "feedback_abs_error_sum": 0.0, "shadow_disagreed": 0, "shadow_compared": 0, "rss_bytes": 0,
+    "cpu_percent": 0.0, "temperature_c": None,
+}  # fmt: skip
+"""What a window has that says nothing."""
 
 
 @dataclass
@@ -108,21 +119,20 @@ class Lab:
         with self.store.begin() as connection:
             for device_id in ids:
                 self.seq += 1
+                told = {
+                    "device_id": device_id,
+                    "boot_id": "b",
+                    "seq": self.seq,
+                    "version": release.version,
+                    "manifest_sha256": release.sha256,
+                    "rollout_id": rollout_id,
+                    "start_ms": int(self.now_s * 1000) - 1000,
+                    "end_ms": int(self.now_s * 1000),
+                }
                 connection.execute(
-                    windows.insert().values(
-                        device_id=device_id,
-                        boot_id="b",
-                        seq=self.seq,
-                        model="digits",
-                        version=release.version,
-                        manifest_sha256=release.sha256,
-                        rollout_id=rollout_id,
-                        start_ms=int(self.now_s * 1000) - 1000,
-                        end_ms=int(self.now_s * 1000),
-                        received_s=self.now_s,
-                        **row,
-                    )
+                    windows.insert().values(**told, **row, model="digits", received_s=self.now_s)
                 )
+                count_windows(connection, [_PLAIN | row | told], self.now_s)
                 self._heard(connection, [device_id])
 
     def cohort(self, release: BundleRelease, percent_bp: int) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot
-from fleet.rollout.spec import Guards, RolloutSpec, Stage
+from fleet.rollout.spec import Guards, RolloutSpec, Stage, Statistics
 from fleet.rollout.states import State
 
 SHA = "ab" * 32
@@ -25,6 +25,7 @@ def spec(**changes: Any) -> RolloutSpec:
         min_requests=100,
         min_devices=2,
         silence_s=30.0,
+        statistics=Statistics.OFF,  # the absolute guards alone
     )
     values: dict[str, Any] = {"model": "digits", "bundle": BUNDLE, "stages": STAGES}
     values |= {"guards": guards, "install_deadline_s": 600.0}

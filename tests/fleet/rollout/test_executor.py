@@ -203,6 +203,7 @@ async def test_counts_are_those_of_the_stage(lab: Lab) -> None:
     lab.window(release, "r1", canaries, failures=3)
     await lab.executor.tick()
     assert await state(lab, "r1") == (State.RUNNING, 1)
+    await lab.executor.tick()
     lab.now_s += 1
     lab.window(release, "r1", canaries[:1])
     snapshot, _, _ = await lab.executor.observe("r1")
@@ -212,6 +213,7 @@ async def test_counts_are_those_of_the_stage(lab: Lab) -> None:
     lab.now_s += 1
     await lab.executor.change("r1", Event.PAUSE)
     await lab.executor.change("r1", Event.RESUME)
+    await lab.executor.tick()
     lab.window(release, "r1", canaries[:1])
     snapshot, _, _ = await lab.executor.observe("r1")
     served, devices = snapshot.served()

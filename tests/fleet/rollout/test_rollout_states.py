@@ -35,14 +35,15 @@ def test_every_pair(state: State, event: Event) -> None:
 
 
 def test_every_state_is_reached_and_is_either_active_or_final() -> None:
-    assert {State.RUNNING, *TRANSITIONS.values()} == set(State)
+    assert {State.RUNNING, State.WAITING, *TRANSITIONS.values()} == set(State)
     assert set(State) == ACTIVE | FINAL
     assert not ACTIVE & FINAL
 
 
-def test_what_is_final_changes_only_by_a_rollback() -> None:
+def test_what_is_final_is_only_taken_back() -> None:
     for state in FINAL:
-        assert set(allowed(state)) <= {Event.ROLLBACK}
+        assert set(allowed(state)) <= {Event.ROLLBACK, Event.STOP_STRATUM}
+        assert all(next_state(state, event, "r7") in FINAL for event in allowed(state))
     assert allowed(State.ROLLED_BACK) == ()
 
 

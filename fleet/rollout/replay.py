@@ -1,0 +1,213 @@
+"""``fleet rollout audit``: every look and every decision made again, from what was kept of it.
+
+Rules kept here: nothing is changed; a look is taken again from its ring and its counts, a decision is
+made again from its snapshot, and every difference is told in words; what can no longer be made again
+is said to be missing, which is not the same as equal.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, select
+
+from fleet.errors import ServerError
+from fleet.rollout import audit as entries
+from fleet.rollout.audit import Entry
+from fleet.rollout.controller import decide
+from fleet.rollout.frozen import FrozenRing
+from fleet.rollout.gate.evidence import Look, replay
+from fleet.rollout.gate.result import LookResult
+from fleet.rollout.gate.ring import Counts, Ring, State
+from fleet.rollout.gate.verdict import SEVERITY, Verdict
+from fleet.rollout.looks import take, unpack_counts
+from fleet.rollout.preserved import read_kept
+from fleet.rollout.stored_rings import read_ring
+from fleet.store.tables import looks, rings
+
+__all__ = ["Audit", "Checked", "audit"]
+
+_PAGE: Final = 200
+_MOST_SHOWN: Final = 20  # differences of one look or decision
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One look or decision, made again. No ``differences``: it is equal, byte for byte.
+
+    ``how``: ``replayed`` in full; ``combined``: of a hold only the findings are kept, and their
+    verdict is the one recorded; ``missing``: too little is kept to make it again.
+    """
+
+    what: str
+    at_s: float
+    how: str
+    differences: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "what": self.what,
+            "at_s": self.at_s,
+            "how": self.how,
+            "equal": not self.differences,
+            "differences": list(self.differences),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Every look and every decision of the controller, in order."""
+
+    rollout_id: str
+    looks: tuple[Checked, ...]
+    decisions: tuple[Checked, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything came out as it was recorded."""
+        return not any(one.differences for one in (*self.looks, *self.decisions))
+
+    @property
+    def missing(self) -> int:
+        """How many could not be made again."""
+        return sum(one.how == "missing" for one in (*self.looks, *self.decisions))
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "rollout_id": self.rollout_id,
+            "equal": self.equal,
+            "missing": self.missing,
+            "looks": [one.to_json() for one in self.looks],
+            "decisions": [one.to_json() for one in self.decisions],
+        }
+
+
+def audit(connection: Connection, rollout_id: str) -> Audit:
+    """Make every look and every decision about a rollout again.
+
+    The id is the rollout's own; who asks has looked it up (``records.get_rollout``).
+    """
+    return Audit(
+        rollout_id,
+        tuple(_check_look(connection, row) for row in _looks(connection, rollout_id)),
+        tuple(_check_decision(connection, entry) for entry in _trail(connection, rollout_id)),
+    )
+
+
+# --- looks ----------------------------------------------------------------------------------------
+
+
+def _looks(connection: Connection, rollout_id: str) -> Iterator[Row[Any]]:
+    """One after another: the counts of one look can be large."""
+    columns = looks.c
+    keys = connection.execute(
+        select(columns.ring_id, columns.number)
+        .where(columns.rollout_id == rollout_id)
+        .order_by(columns.at_s, columns.ring_id, columns.number)
+    ).all()
+    for ring_id, number in keys:
+        query = select(looks).where(columns.ring_id == ring_id, columns.number == number)
+        yield connection.execute(query).one()
+
+
+def _check_look(connection: Connection, row: Row[Any]) -> Checked:
+    what = f"look {row.k} of stage {row.stage + 1}"
+    found = connection.scalar(select(rings.c.hashes).where(rings.c.id == row.ring_id))
+    if found is None:
+        return Checked(what, row.at_s, "missing")
+    try:
+        frozen = read_ring(connection, row.ring_id, found["body"])
+        arms = unpack_counts(row.counts)
+        differences = replay(row.evidence, frozen.ring, arms[-1], _again(frozen, arms))
+    except (ValueError, ServerError) as error:
+        return Checked(what, row.at_s, "replayed", (str(error),))
+    if row.result != row.evidence["result"]:
+        differences.append("the result beside the record is another one")
+    if row.state.hex() != row.evidence["state_after"]:
+        differences.append("the state beside the record is another one")
+    differences += _broken_chain(connection, row)
+    return Checked(what, row.at_s, "replayed", tuple(differences[:_MOST_SHOWN]))
+
+
+def _again(frozen: FrozenRing, arms: tuple[Counts, ...]) -> Look:
+    """The look that was taken, as ``replay`` wants it."""
+
+    def judge(_ring: Ring, before: State, _counts: Counts, k: int) -> tuple[LookResult, State]:
+        return take(frozen, before, arms, k)
+
+    return judge
+
+
+def _broken_chain(connection: Connection, row: Row[Any]) -> list[str]:
+    """Each look begins with what the one before it left."""
+    if row.number == 1:
+        expected = State().to_bytes()
+    else:
+        query = select(looks.c.state).where(
+            looks.c.ring_id == row.ring_id, looks.c.number == row.number - 1
+        )
+        expected = connection.scalar(query) or b""
+    if expected.hex() == row.evidence["state_before"]:
+        return []
+    return ["it did not begin with the state that the look before it left"]
+
+
+# --- decisions ------------------------------------------------------------------------------------
+
+
+def _trail(connection: Connection, rollout_id: str) -> list[Entry]:
+    """What the controller decided, the oldest first."""
+    found: list[Entry] = []
+    before = 0
+    while page := entries.trail(connection, rollout_id, _PAGE, before):
+        found += [entry for entry in page if entry.actor == entries.CONTROLLER]
+        before = page[-1].id
+    return found[::-1]
+
+
+def _check_decision(connection: Connection, entry: Entry) -> Checked:
+    what = f"decision {entry.id}: {entry.action}"
+    try:
+        snapshot = read_kept(connection, entry.id)
+    except (ValueError, ServerError) as error:
+        return Checked(what, entry.at_s, "replayed", (str(error),))
+    if snapshot is None:
+        return _check_findings(entry, what)
+    action = decide(snapshot)
+    if action is None:
+        text = f"the rollout was {snapshot.rollout.state}, so nothing would be decided"
+        return Checked(what, entry.at_s, "replayed", (text,))
+    pairs: list[tuple[str, Any, Any]] = [
+        ("action", entry.action, str(action.step)),
+        ("verdict", entry.verdict, str(action.verdict)),
+        ("reason", entry.reason, action.reason),
+    ]
+    again = json.loads(json.dumps(action.evidence))
+    pairs += [(f"evidence {key}", entry.evidence.get(key), again[key]) for key in sorted(again)]
+    differences = [_differ(name, old, new) for name, old, new in pairs if old != new]
+    return Checked(what, entry.at_s, "replayed", tuple(differences[:_MOST_SHOWN]))
+
+
+def _check_findings(entry: Entry, what: str) -> Checked:
+    """Of a decision without a snapshot: the verdict that follows from its findings."""
+    findings = entry.evidence.get("findings")
+    if not findings:
+        return Checked(what, entry.at_s, "missing")
+    worst = max((_severity(finding) for finding in findings), default=0)
+    recorded = SEVERITY.get(Verdict(entry.verdict), 0) if entry.verdict else -1
+    if worst == recorded:
+        return Checked(what, entry.at_s, "combined")
+    text = f"verdict: recorded {entry.verdict}, and the worst finding says otherwise"
+    return Checked(what, entry.at_s, "combined", (text,))
+
+
+def _severity(finding: Mapping[str, Any]) -> int:
+    return SEVERITY[Verdict(finding["verdict"])]
+
+
+def _differ(name: str, old: Any, new: Any) -> str:
+    shown = [json.dumps(value, sort_keys=True, default=str)[:200] for value in (old, new)]
+    return f"{name}: recorded {shown[0]}, computed {shown[1]}"
