@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from agent.trust import Directive, slot_of
-from fleet.rollout import Rollout, State, Step
+from fleet.rollout import Rollout, State
+from fleet.rollout.controller import Step
 from fleet.rollout.states import ACTIVE
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
