@@ -28,6 +28,7 @@ from agent.runtime.providers import DEFAULT_PROVIDERS, check_available
 from agent.runtime.registry import Registry
 from agent.runtime.sandbox import die_with_parent
 from agent.runtime.session import EngineOptions
+from agent.serving.at_rest import AtRest, work_of
 from agent.serving.control import Event, encode
 from agent.serving.control_loop import ControlLoop
 from agent.serving.listen import bind_tcp, bind_unix, remove_sockets
@@ -107,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control.send(
         {"event": Event.READY, "port": server.port, "http_port": http_port, "pid": os.getpid()}
     )
+    AtRest(lambda: work_of(registry, watchdog, lambda: control.loading)).start()
     os.read(asked_to_stop, 1)
     _drain(server, rest, options.grace_s)
     remove_sockets([path for path in (options.grpc_unix, options.http_unix) if path])
