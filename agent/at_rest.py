@@ -16,10 +16,9 @@ async def keep_small(
     look: Callable[[], Work],
     give: Callable[[], Awaitable[Freed | None]],
     clock: Clock,
-    limits: CalmLimits | None = None,
+    limits: CalmLimits,
 ) -> None:
     """Run until cancelled. ``give`` does it off the loop."""
-    limits = limits or CalmLimits()
     calm = Calm(look(), clock.monotonic_s())
     while True:
         await clock.sleep(limits.look_s)

@@ -40,7 +40,7 @@ from agent.at_rest import keep_small
 from agent.config import AgentConfig, load_config, parse_address
 from agent.errors import AgentError, ConfigError
 from agent.health.budget import BudgetLimits
-from agent.health.calm import Work
+from agent.health.calm import CalmLimits, Work
 from agent.health.pace import PaceLimits
 from agent.health.spool import Spool, SpoolLimits
 from agent.inventory import read_machine
@@ -211,7 +211,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
 def _model_server(config: AgentConfig, measured: MeasuredStore) -> ProcessModelServer:
     return ProcessModelServer(
         config.serving.listen,
-        ModelServerLimits(start_s=config.update.start_timeout_s),
+        ModelServerLimits(start_s=config.update.start_timeout_s, rest_s=config.health.rest_s),
         providers=config.serving.providers,
         form_of=measured.form_path,
         fronts=OtherFronts(
@@ -256,7 +256,7 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
         async with _composed(config) as running:
             work = asyncio.create_task(running.supervisor.run(running.updater))
             said = asyncio.create_task(_speak(notifier, running))
-            small = asyncio.create_task(_keep_small(running))
+            small = asyncio.create_task(_keep_small(running, config.health.rest_s))
             stopped = asyncio.create_task(stop.wait())
             log.info("agent of device %s started", config.device.id)
             try:
@@ -295,15 +295,18 @@ async def _speak(notifier: Notifier, running: _Running) -> None:
         await asyncio.sleep(min(every_s, STATUS_EVERY_S))
 
 
-async def _keep_small(running: _Running) -> None:
+async def _keep_small(running: _Running, rest_s: float) -> None:
     """Once all is served again: give memory back whenever the agent is at rest."""
+    if rest_s <= 0:
+        return
     await running.supervisor.resumed.wait()
 
     def work() -> Work:
         served = tuple(it.manifest_sha256 for it in running.updater.served())
         return Work(0, served, bool(running.updater.deployments()))
 
-    await keep_small(work, lambda: asyncio.to_thread(give_back), SystemClock())
+    limits = CalmLimits.after(rest_s)
+    await keep_small(work, lambda: asyncio.to_thread(give_back), SystemClock(), limits)
 
 
 def _status(running: _Running) -> str:

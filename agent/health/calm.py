@@ -21,6 +21,11 @@ class CalmLimits:
     again_s: float = 300.0
     look_s: float = 5.0
 
+    @classmethod
+    def after(cls, rest_s: float) -> "CalmLimits":
+        """With another ``rest_s``, looked at often enough for that."""
+        return cls(rest_s=rest_s, look_s=min(cls().look_s, rest_s / 4))
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

@@ -32,12 +32,12 @@ class AtRest:
     def __init__(
         self,
         look: Callable[[], Work],
-        limits: CalmLimits | None = None,
+        limits: CalmLimits,
         give: Callable[[], Freed | None] = give_back,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look = look
-        self._limits = limits or CalmLimits()
+        self._limits = limits
         self._give = give
         self._clock = clock
         self._stop = threading.Event()

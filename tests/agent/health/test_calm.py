@@ -54,6 +54,11 @@ def test_a_deployment_need_not_wait_for_what_was_given_back_before():
     assert times({25: Work(0, ("a",), False)}) == [20, 45]
 
 
+def test_a_short_rest_is_looked_for_often_enough():
+    assert CalmLimits.after(0.4).look_s <= 0.1
+    assert CalmLimits.after(3600.0) == CalmLimits(rest_s=3600.0)
+
+
 def test_asked_twice_it_answers_the_same():
     rested = seen(STARTED, STARTED.work, 20.0)
     assert is_due(rested, 20.0, LIMITS)

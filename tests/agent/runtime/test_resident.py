@@ -5,13 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from agent.runtime.elf_segments import FileRange
-from agent.runtime.registry import Registry
-from agent.runtime.resident import Freed, Span, give_back, unwritten_spans
-from tests.support.onnx_models import scale_bundle
+from agent.runtime.resident import Span, give_back, unwritten_spans
 
 PAGE = 4096
 CODE = FileRange(0x1000, 0x5800)
@@ -108,27 +105,6 @@ def test_a_process_lives_on_while_libraries_are_loaded():
     assert rounds >= 1
     if Path("/proc/self/smaps").exists():
         assert freed[1] > 500_000
-
-
-def test_a_model_answers_the_same_after_it(tmp_path):
-    bundle = scale_bundle(tmp_path / "bundle")
-    registry = Registry()
-    try:
-        registry.load(bundle.path, bundle.sha256)
-        registry.activate("scale", bundle.sha256)
-        x = np.ones((1, 4), np.float32)
-
-        def answer():
-            with registry.acquire("scale") as handle:
-                return handle.pipeline.run({"x": x})
-
-        before = answer()
-        assert isinstance(give_back(), Freed | None)
-        after = answer()
-        assert before.keys() == after.keys()
-        assert all(np.array_equal(before[name], after[name]) for name in before)
-    finally:
-        registry.close()
 
 
 def test_a_system_that_has_none_of_this_is_no_error(monkeypatch):

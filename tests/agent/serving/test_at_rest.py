@@ -1,11 +1,18 @@
 """The model server's look at itself: what counts as work, and that its own thread gives memory back."""
 
+import asyncio
 import threading
+from pathlib import Path
 
+import numpy as np
+import tritonclient.grpc as triton
+
+from agent.adapters.model_server import ModelServerLimits, ProcessModelServer
 from agent.health.calm import CalmLimits, Work
 from agent.runtime.registry import Registry
 from agent.serving.at_rest import AtRest, work_of
 from agent.serving.watchdog import RunWatchdog
+from tests.support.daemon import wait_until
 from tests.support.onnx_models import scale_bundle
 
 LIMIT_S = 90.0
@@ -52,3 +59,33 @@ def test_its_thread_looks_by_itself():
         assert given.wait(LIMIT_S)
     finally:
         at_rest.stop()
+
+
+def mapped_kb(pid: int) -> int:
+    """Resident pages of files."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return next(int(it.split()[1]) for it in status.splitlines() if it.startswith("RssFile:"))
+
+
+async def test_a_real_server_shrinks_and_answers_as_before(tmp_path):
+    bundle = scale_bundle(tmp_path / "bundle")
+    limits = ModelServerLimits(rest_s=0.2)
+    async with ProcessModelServer("127.0.0.1:0", limits) as server:
+        await server.load(str(bundle.path), bundle.sha256)
+        await server.activate("scale", bundle.sha256)
+        pid = server.state.pid
+
+        def shrunk() -> bool:
+            return mapped_kb(pid) < 20_000
+
+        await asyncio.to_thread(wait_until, shrunk, "library code let go", LIMIT_S)
+        tensor = triton.InferInput("x", [1, 4], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 4), np.float32))
+        client = triton.InferenceServerClient(server.address)
+        answers = [
+            await asyncio.to_thread(client.infer, "scale", [tensor], client_timeout=LIMIT_S)
+            for _ in range(3)
+        ]
+        client.close()
+        assert all((it.as_numpy("y") == 2).all() for it in answers)
+        assert server.state.pid == pid, "the same process all along"
