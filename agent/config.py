@@ -313,6 +313,13 @@ class HealthSection:
         least=1,
         most=100,
     )
+    rest_s: float = key(
+        "How long agent and model server must have had nothing to do before they give memory back, seconds. "
+        "0: never.",
+        default=20.0,
+        least=0,
+        most=86400,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ Rules kept here:
 - Relative paths are relative to the file, not to where the agent happens to be started.
 """
 
-import difflib
 import json
 import math
 import tomllib
@@ -175,6 +174,8 @@ _EXPECTED: Final[Mapping[Any, str]] = {
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
+    import difflib  # only for who mistyped: the agent stays up for months without it
+
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"

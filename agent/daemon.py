@@ -28,7 +28,6 @@ from agent.adapters.heap import share_one_heap
 from agent.adapters.journal import SqliteJournal
 from agent.adapters.measured import MeasuredStore
 from agent.adapters.model_server import ModelServerLimits, OtherFronts, ProcessModelServer
-from agent.adapters.mqtt_link import MqttLink
 from agent.adapters.piece_store import FilePieceStore
 from agent.adapters.resources import ProcessResources
 from agent.adapters.slot_store import FolderSlotStore
@@ -37,14 +36,17 @@ from agent.adapters.state_lock import StateLock
 from agent.adapters.systemd import Notifier
 from agent.adapters.trial import ProcessTrial, TrialKeeping, TrialLimits
 from agent.adapters.trust_store import SqliteTrustStore
+from agent.at_rest import keep_small
 from agent.config import AgentConfig, load_config, parse_address
 from agent.errors import AgentError, ConfigError
 from agent.health.budget import BudgetLimits
+from agent.health.calm import CalmLimits, Work
 from agent.health.pace import PaceLimits
 from agent.health.spool import Spool, SpoolLimits
 from agent.inventory import read_machine
 from agent.logs import set_up_logging
 from agent.ports import Link
+from agent.runtime.resident import give_back
 from agent.state_dir import StatePaths
 from agent.supervisor import Supervisor, SupervisorLimits, SupervisorPorts
 from agent.trust.reading import fleet_name
@@ -209,7 +211,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
 def _model_server(config: AgentConfig, measured: MeasuredStore) -> ProcessModelServer:
     return ProcessModelServer(
         config.serving.listen,
-        ModelServerLimits(start_s=config.update.start_timeout_s),
+        ModelServerLimits(start_s=config.update.start_timeout_s, rest_s=config.health.rest_s),
         providers=config.serving.providers,
         form_of=measured.form_path,
         fronts=OtherFronts(
@@ -234,6 +236,9 @@ def _served_on(config: AgentConfig, server: ProcessModelServer) -> list[str]:
 def _links(config: AgentConfig, grpc_link: Link, boot_id: str) -> list[Link]:
     if not config.fleet.mqtt:
         return [grpc_link]
+    # Only where it is used: the library and what it brings take more than a megabyte.
+    from agent.adapters.mqtt_link import MqttLink
+
     address = parse_address(config.fleet.mqtt, "[fleet] mqtt")
     return [MqttLink(address, config.fleet.name, config.device.id, boot_id), grpc_link]
 
@@ -251,6 +256,7 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
         async with _composed(config) as running:
             work = asyncio.create_task(running.supervisor.run(running.updater))
             said = asyncio.create_task(_speak(notifier, running))
+            small = asyncio.create_task(_keep_small(running, config.health.rest_s))
             stopped = asyncio.create_task(stop.wait())
             log.info("agent of device %s started", config.device.id)
             try:
@@ -261,9 +267,9 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
                         async with asyncio.timeout(STOP_S):
                             await running.supervisor.last_window()
             finally:
-                for task in (work, said, stopped):
+                for task in (work, said, small, stopped):
                     task.cancel()
-                await asyncio.wait((work, said, stopped))
+                await asyncio.wait((work, said, small, stopped))
             if not work.cancelled():
                 work.result()
             _mark_stopped(running.updater)
@@ -287,6 +293,20 @@ async def _speak(notifier: Notifier, running: _Running) -> None:
         notifier.alive()
         notifier.status(_status(running))
         await asyncio.sleep(min(every_s, STATUS_EVERY_S))
+
+
+async def _keep_small(running: _Running, rest_s: float) -> None:
+    """Once all is served again: give memory back whenever the agent is at rest."""
+    if rest_s <= 0:
+        return
+    await running.supervisor.resumed.wait()
+
+    def work() -> Work:
+        served = tuple(it.manifest_sha256 for it in running.updater.served())
+        return Work(0, served, bool(running.updater.deployments()))
+
+    limits = CalmLimits.after(rest_s)
+    await keep_small(work, lambda: asyncio.to_thread(give_back), SystemClock(), limits)
 
 
 def _status(running: _Running) -> str:

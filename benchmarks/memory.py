@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["alone_bytes"]
+__all__ = ["alone_bytes", "own_bytes"]
 
 
 def alone_bytes(pids: Sequence[int]) -> Mapping[int, float]:
@@ -19,6 +19,11 @@ def alone_bytes(pids: Sequence[int]) -> Mapping[int, float]:
         pid: own + sum(size / users[path] for path, size in files.items())
         for pid, (own, files) in maps.items()
     }
+
+
+def own_bytes(pid: int) -> int:
+    """What is the process's own and of no file: the kernel cannot have it back."""
+    return _mapped(pid)[0]
 
 
 def _mapped(pid: int) -> tuple[int, Mapping[str, int]]:

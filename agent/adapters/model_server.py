@@ -58,6 +58,8 @@ class ModelServerLimits:
     """A process that lived this long starts the delays afresh."""
     grace_s: float = 5.0
     """For requests under way when the server is stopped."""
+    rest_s: float = 20.0
+    """Without work before the process gives memory back; 0: never."""
     kill_wait_s: float = 10.0
     """For a process to be gone: on top of ``grace_s`` after a request to stop, and again after a
     kill."""
@@ -329,6 +331,7 @@ class ProcessModelServer:
                 "--grpc-unix", self._fronts.grpc_unix,
                 "--http-unix", self._fronts.http_unix,
                 "--grace-s", str(self._limits.grace_s),
+                "--rest-s", str(self._limits.rest_s),
             )  # fmt: skip
             try:
                 process = await asyncio.create_subprocess_exec(

@@ -13,7 +13,6 @@ Rules kept here:
   counters are kept until they are drained.
 """
 
-import ctypes
 import queue
 import threading
 import time
@@ -30,6 +29,7 @@ from agent.runtime.errors import NotReadyError, UnknownServableError
 from agent.runtime.loaded import Hold, LoadedModel, beside_of, chosen, named, take_part
 from agent.runtime.loading import load_warm, read_manifest
 from agent.runtime.providers import CPU
+from agent.runtime.resident import trim_heap
 from agent.runtime.routing import Asker, Role, Share
 from agent.runtime.servable import Beside, Handle, Servable, ServableState
 from agent.runtime.session import EngineOptions, threads_of
@@ -212,7 +212,7 @@ class Registry:
             if present is not None:
                 return present
             self._put(manifest.model, replace(model, loaded=(*model.loaded, servable)))
-        _give_memory_back()  # what loading took beyond what it keeps, before another load adds to it
+        trim_heap()  # what loading took beyond what it keeps, before another load adds to it
         return servable
 
     def activate(self, name: str, sha256: str) -> None:
@@ -355,7 +355,7 @@ class Registry:
 
     def _close_idle(self) -> None:
         while (servable := self._idle.get()) is not None:
-            servable.close(_give_memory_back)
+            servable.close(trim_heap)
 
 
 def _held_error(name: str, *, held: bool) -> NotReadyError:
@@ -378,10 +378,3 @@ def _window(servable: Servable, counters: VersionCounters) -> VersionWindow:
     return VersionWindow(
         manifest.model, manifest.version, servable.sha256, counters.drain(), counters.role
     )
-
-
-def _give_memory_back() -> None:
-    """Ask the C library to return freed memory; only glibc has this."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

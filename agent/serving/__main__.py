@@ -19,15 +19,18 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.errors import ConfigError
+from agent.health.calm import CalmLimits
 from agent.runtime import run_marks
 from agent.runtime.engine import ort
 from agent.runtime.providers import DEFAULT_PROVIDERS, check_available
 from agent.runtime.registry import Registry
 from agent.runtime.sandbox import die_with_parent
 from agent.runtime.session import EngineOptions
+from agent.serving.at_rest import AtRest, work_of
 from agent.serving.control import Event, encode
 from agent.serving.control_loop import ControlLoop
 from agent.serving.listen import bind_tcp, bind_unix, remove_sockets
@@ -107,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control.send(
         {"event": Event.READY, "port": server.port, "http_port": http_port, "pid": os.getpid()}
     )
+    if options.rest_s > 0:
+        look = partial(work_of, registry, watchdog, lambda: control.loading)
+        AtRest(look, CalmLimits.after(options.rest_s)).start()
     os.read(asked_to_stop, 1)
     _drain(server, rest, options.grace_s)
     remove_sockets([path for path in (options.grpc_unix, options.http_unix) if path])
@@ -128,6 +134,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--providers", default=",".join(DEFAULT_PROVIDERS), metavar="NAME,...", help="in order"
     )
     parser.add_argument("--grace-s", type=float, default=5.0)
+    parser.add_argument(
+        "--rest-s", type=float, default=0.0, help="give memory back after; 0: never"
+    )
     return parser.parse_args(arguments)
 
 

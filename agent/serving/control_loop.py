@@ -47,11 +47,17 @@ class ControlLoop:
         self._drained = drained
         self._write = threading.Lock()
         self._loads: queue.Queue[Message] = queue.Queue(MAX_WAITING_LOADS)
+        self._loading = False
 
     def start(self) -> None:
         """Start both threads; they end with the process."""
         threading.Thread(target=self._read, name="control", daemon=True).start()
         threading.Thread(target=self._load_all, name="loader", daemon=True).start()
+
+    @property
+    def loading(self) -> bool:
+        """Whether a load is under way or waits."""
+        return self._loading or not self._loads.empty()
 
     def send(self, message: Message) -> None:
         """Send a message up. A supervisor that is gone is noticed by the reading thread."""
@@ -83,12 +89,15 @@ class ControlLoop:
 
     def _load_all(self) -> None:
         while True:
+            message = self._loads.get()
+            self._loading = True
             # A thread for each: a priority once given up cannot be had back.
             thread = threading.Thread(
-                target=self._answer, args=(self._loads.get(), self._load), name="load", daemon=True
+                target=self._answer, args=(message, self._load), name="load", daemon=True
             )
             thread.start()
             thread.join()
+            self._loading = False
 
     def _answer(self, message: Message, perform: Callable[[Message], Message]) -> None:
         """Do what is asked and send the answer, whatever happens: one bad request is not the

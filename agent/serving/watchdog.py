@@ -66,6 +66,8 @@ class RunWatchdog:
         self._stuck_s = stuck_s
         self._stuck = stuck
         self._runs: dict[int, _Run] = {}
+        self.begun = 0
+        """Runs so far, for whoever looks for rest: two that begin at the same moment may count as one."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="run-watchdog", daemon=True)
         self._thread.start()
@@ -80,6 +82,7 @@ class RunWatchdog:
         limit_s = max(limit_s, objective_s)
         options = ort.RunOptions()
         key = id(options)  # alive, hence unique, until removed
+        self.begun += 1
         place = run_marks.begin(manifest_sha256)
         now_s = time.monotonic()
         self._runs[key] = _Run(
