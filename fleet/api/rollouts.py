@@ -9,8 +9,8 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.errors import RequestError
+from fleet.rollout.changes import OPERATOR_EVENTS
 from fleet.rollout.executor import Executor
-from fleet.rollout.operations import OPERATOR_EVENTS
 from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
 from fleet.rollout.report import describe

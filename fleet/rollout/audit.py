@@ -6,16 +6,14 @@ makes the change it tells of, so there is neither a change without a reason nor 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from fleet.rollout.changes import CONTROLLER, OPERATOR
 from fleet.store.tables import decisions
 
 __all__ = ["CONTROLLER", "OPERATOR", "Entry", "append", "last_entry", "trail"]
-
-CONTROLLER: Final = "controller"
-OPERATOR: Final = "operator"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit", "approval", "
 
 # On standby the bundle serves nothing, so nothing that it serves can be judged.
 _WITHOUT_REQUESTS: Final = frozenset(
-    {"coverage", "install_failures", "silence", "release_limit", "bake", "approval"}
+    {"coverage", "install_failures", "outcomes", "silence", "release_limit", "bake", "approval"}
 )
 
 

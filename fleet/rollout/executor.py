@@ -21,16 +21,16 @@ from agent.trust import BundleRelease, Directive, stratum_of
 from fleet.errors import FleetError, ServerError
 from fleet.rollout import audit, operations, planning, preserved, records
 from fleet.rollout.candidates import ReadManifest, read_candidates
+from fleet.rollout.changes import Asked, decided, overridden
 from fleet.rollout.controller import Action, Step, decide
 from fleet.rollout.fitness import is_meant
 from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
-from fleet.rollout.operations import Asked
 from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
 from fleet.rollout.rings import begin_ring
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.spec import RolloutSpec
-from fleet.rollout.states import Event
+from fleet.rollout.states import Event, State
 from fleet.rollout.stored_rings import ring_of
 from fleet.store.engine import Store
 from fleet.store.tables import directives
@@ -162,13 +162,14 @@ class Executor:
         action = decide(snapshot)
         if action is None:
             return
-        event = action.step.event
+        change = decided(rollout, action, self._now_s())
         with self._store.begin() as connection:
-            if event is None:
+            if change is None:
                 self._hold(connection, rollout, action)
                 preserved.keep(connection, snapshot, changed=False)
                 return
-            records.apply_change(connection, rollout, self._change(rollout, event, action))
+            records.apply_change(connection, rollout, change)
+            preserved.keep(connection, snapshot, changed=True)
         ids = {"rollout": rollout.id, "model": rollout.model, "bundle": rollout.bundle}
         log.info("rollout %s: %s", rollout.id, action.reason, extra=ids)
 
@@ -180,19 +181,6 @@ class Executor:
         release = self._repository.releases().get(rollout.bundle)
         with self._store.begin() as connection:
             begin_ring(connection, rollout, release, self._now_s())
-
-    def _change(self, rollout: Rollout, event: Event, action: Action) -> records.Change:
-        stopped = {"stopped": [*rollout.stopped, *action.strata]}
-        details = stopped if event is Event.STOP_STRATUM else {}
-        return records.Change(
-            event=event,
-            actor=audit.CONTROLLER,
-            reason=action.reason,
-            at_s=self._now_s(),
-            verdict=str(action.verdict),
-            evidence=action.evidence,
-            details=details,
-        )
 
     def _hold(self, connection: Connection, rollout: Rollout, action: Action) -> None:
         """Tell why a rollout holds; in the audit trail only what it does not say already."""
@@ -304,9 +292,14 @@ class Executor:
         def work() -> Rollout:
             with self._store.read() as connection:
                 rollout = records.get_rollout(connection, rollout_id)
-            action = decide(self._snapshot(rollout))
+            if rollout.state is State.RUNNING:
+                self._begin(rollout)
+            snapshot = self._snapshot(rollout)
+            change = overridden(rollout, decide(snapshot), self._asked(reason, by))
             with self._store.begin() as connection:
-                return operations.advance(connection, rollout, action, self._asked(reason, by))
+                changed = records.apply_change(connection, rollout, change)
+                preserved.keep(connection, snapshot, changed=False)  # its look counts all the same
+                return changed
 
         return await self._then_reconcile(work)
 
@@ -325,7 +318,7 @@ class Executor:
                 rollout = records.get_rollout(connection, rollout_id)
                 strata = _strata(connection, rollout)
                 asked = self._asked(reason, by)
-                return operations.stop_stratum(connection, rollout.id, stratum, strata, asked)
+                return operations.stop_stratum(connection, rollout, stratum, strata, asked)
 
         return await self._then_reconcile(work)
 

@@ -12,9 +12,8 @@ from agent.bundle import Manifest
 from agent.trust import BundleRelease, selects, slot_of, stratum_of
 from fleet.rollout.cautions import problems, warnings
 from fleet.rollout.fitness import Candidate, Obstacle, gather, is_meant, obstacle
-from fleet.rollout.gate.ring import Counts
 from fleet.rollout.planned import Plan, PlannedStage
-from fleet.rollout.power import Effects, Placed, effects
+from fleet.rollout.power import Effects, PastCounts, Placed, effects
 from fleet.rollout.resolving import resolve
 from fleet.rollout.spec import ALL_BP, RolloutSpec
 from fleet.rollout.wire_bytes import WireBytes, wire_bytes
@@ -28,16 +27,16 @@ SAMPLE: Final = 10  # devices named for each stage
 class Known:
     """What is known of the fleet when a plan is made.
 
-    ``manifests`` by digest, as far as they are here; ``history`` has what the devices of the pool
-    (``candidates_in``) counted before, in their order; ``previous_bundle`` is what a rollback goes back
-    to, "" when nothing was promoted before.
+    ``manifests`` by digest, as far as they are here; ``past`` is that of the devices of the pool
+    (``candidates_in``), in their order; ``previous_bundle`` is what a rollback goes back to, "" when
+    nothing was promoted before.
     """
 
     candidates: Sequence[Candidate]
     now_s: float
     previous_bundle: str = ""
     manifests: Mapping[str, Manifest] = field(default_factory=dict)
-    history: Counts | None = None
+    past: PastCounts | None = None
 
 
 def candidates_in(
@@ -55,7 +54,7 @@ def make_plan(spec: RolloutSpec, release: BundleRelease, known: Known) -> Plan:
     pool = candidates_in(spec, release, known.candidates)
     placed = [_placed(device, release) for device in pool]
     spec = resolve(spec, [device.slot for device in placed])
-    seen = effects(spec, placed, known.history)
+    seen = effects(spec, placed, known.past)
     stages = _stages(spec, placed, seen)
     held = [device.device_id for device in placed if device.slot >= spec.reach_bp]
     silence_s = spec.guards.silence_s

@@ -1,17 +1,19 @@
 """Making a plan from the database: completing what was asked for, and reading what it depends on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from agent.trust import BundleRelease
 from fleet.errors import NotFoundError, RequestError
+from fleet.monitor.baselines import past_of
 from fleet.rollout import records
 from fleet.rollout.candidates import ReadManifest, read_candidates, read_manifests
 from fleet.rollout.directives import stable_before
 from fleet.rollout.fitness import Candidate
-from fleet.rollout.plan import Known, Plan, make_plan
+from fleet.rollout.plan import Known, Plan, candidates_in, make_plan
+from fleet.rollout.power import PastCounts
 from fleet.rollout.record import Rollout
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.states import State
@@ -56,8 +58,18 @@ def plan(
         now_s=now_s,
         previous_bundle=previous.bundle if previous else "",
         manifests=read_manifests(read, {release.sha256, *served}),
+        past=_past(connection, spec, candidates_in(spec, release, candidates), now_s),
     )
     return Planned(make_plan(spec, release, known), candidates)
+
+
+def _past(
+    connection: Connection, spec: RolloutSpec, pool: Sequence[Candidate], now_s: float
+) -> PastCounts:
+    """What the devices of the pool reported in the last day."""
+    names = [name for name, _ in spec.guards.metrics]
+    past = past_of(connection, spec.model, [device.facts.device_id for device in pool], now_s)
+    return PastCounts(past.counts(names), past.seconds)
 
 
 def _complete(spec: RolloutSpec, release: BundleRelease) -> RolloutSpec:

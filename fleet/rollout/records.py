@@ -4,22 +4,21 @@ Rules kept here: a rollout changes by one function, which checks the transition,
 entry and brings the directives in line, all in the caller's transaction.
 """
 
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from fleet.errors import ConflictError, NotFoundError
 from fleet.rollout import audit
+from fleet.rollout.changes import Change, changed
 from fleet.rollout.directives import desired_directives
 from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
-from fleet.rollout.states import Event, State, next_state
+from fleet.rollout.states import State
 from fleet.store.tables import bundles, directives, rollouts
 
 __all__ = [
     "LATEST",
-    "Change",
     "add_rollout",
     "all_rollouts",
     "apply_change",
@@ -31,19 +30,6 @@ __all__ = [
 ]
 
 LATEST: Final = "latest"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """An event that happens to a rollout, and why. ``details`` replaces keys of the rollout's."""
-
-    event: Event
-    actor: str
-    reason: str
-    at_s: float
-    verdict: str = ""
-    evidence: dict[str, Any] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def all_rollouts(connection: Connection) -> list[Rollout]:
@@ -95,7 +81,7 @@ def apply_change(connection: Connection, rollout: Rollout, change: Change) -> Ro
     Raises:
         ConflictError: the event is not possible in its state, or it has changed since it was read.
     """
-    after = _after(rollout, change)
+    after = changed(rollout, change)
     done = connection.execute(
         update(rollouts)
         .where(
@@ -131,25 +117,6 @@ def apply_change(connection: Connection, rollout: Rollout, change: Change) -> Ro
     )
     sync_directives(connection, change.at_s)
     return after
-
-
-def _after(rollout: Rollout, change: Change) -> Rollout:
-    state = next_state(rollout.state, change.event, rollout.id)
-    advanced = change.event is Event.ADVANCE
-    if advanced and rollout.is_last_stage:
-        raise ConflictError(f"rollout {rollout.id} is in its last stage: there is no next one")
-    # A pause tells nothing about the bundle, so a stage that is resumed bakes from the beginning.
-    begins = rollout.state is State.WAITING and state is State.RUNNING
-    restarted = advanced or begins or change.event is Event.RESUME
-    return replace(
-        rollout,
-        state=state,
-        stage=rollout.stage + advanced,
-        stage_started_s=change.at_s if restarted else rollout.stage_started_s,
-        reason=change.reason,
-        updated_s=change.at_s,
-        details={**rollout.details, **change.details},
-    )
 
 
 def set_reason(connection: Connection, rollout: Rollout, reason: str, at_s: float) -> None:

@@ -5,13 +5,14 @@ devices agree; what has been decided is not decided again; nobody is held back w
 learned from them.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from fleet.rollout.gate.schedule import FIRST_S
-from fleet.rollout.spec import ALL_BP, AUTO, RolloutSpec, Stage, StageKind, Strategy
+from fleet.rollout.spec import ALL_BP, AUTO, RolloutSpec, Stage, Strategy
 from fleet.rollout.strategies import share_before
 
 __all__ = ["AUTO_DEVICES", "AUTO_SHARE", "SMALLEST_FLEET", "can_compare", "resolve"]
@@ -21,7 +22,6 @@ AUTO_DEVICES: Final = 100
 SMALLEST_FLEET: Final = 40  # devices below which two arms say nothing about each other
 MOST_DOUBLINGS: Final = 10
 MOST_RAMP_S: Final = 30 * 86_400.0
-_COMPARED: Final = (StageKind.CANARY, StageKind.SHADOW)  # A/B has both arms on each device
 
 
 def resolve(spec: RolloutSpec, slots: Sequence[int]) -> RolloutSpec:
@@ -41,7 +41,7 @@ def resolve(spec: RolloutSpec, slots: Sequence[int]) -> RolloutSpec:
 
 def can_compare(spec: RolloutSpec, devices: int) -> bool:
     """Whether a hold-back would be of use: something compares arms, and they can be told apart."""
-    long_enough = any(stage.bake_s >= FIRST_S for stage in spec.stages if stage.kind in _COMPARED)
+    long_enough = any(stage.bake_s >= FIRST_S for stage in spec.stages if not stage.is_beside)
     return spec.guards.compares and long_enough and devices >= SMALLEST_FLEET
 
 
@@ -56,7 +56,12 @@ def _hold_back_bp(spec: RolloutSpec, ordered: Sequence[int]) -> int:
     else:
         devices = 0
     devices = min(devices, total // 2)
-    return ALL_BP - ordered[total - devices] if devices else 0
+    if devices == 0:
+        return 0
+    reach_bp = ordered[total - devices]
+    if total - bisect.bisect_left(ordered, reach_bp) > devices:
+        reach_bp += 1  # who shares that slot with others goes with them, and is not held back
+    return ALL_BP - reach_bp
 
 
 def _share(stage: Stage, spec: RolloutSpec, ordered: Sequence[int]) -> Stage:
@@ -65,7 +70,7 @@ def _share(stage: Stage, spec: RolloutSpec, ordered: Sequence[int]) -> Stage:
     if percent_bp == 0:
         enough = stage.devices <= len(ordered) and stage.devices > 0
         percent_bp = ordered[stage.devices - 1] + 1 if enough else ALL_BP
-    if stage.kind in _COMPARED:
+    if not stage.is_beside:
         percent_bp = min(percent_bp, spec.reach_bp)
     return replace(stage, percent_bp=percent_bp)
 

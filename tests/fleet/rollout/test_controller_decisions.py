@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from fleet.rollout.controller import Step, decide
 from fleet.rollout.gate import Finding, Verdict, combine
 from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot, Standing
-from fleet.rollout.spec import Guards
+from fleet.rollout.spec import Guards, Stage, StageKind, Strategy
 from fleet.rollout.states import State
 from tests.fleet.rollout.rollout_builders import (
     NOW_S,
+    STAGES,
     STARTED_S,
     good,
     offline,
@@ -436,3 +437,123 @@ def test_missing_devices_never_roll_back(seen: Snapshot) -> None:
     """Who was not heard from at all since long before, and has begun nothing, blames nobody."""
     gone = [DeviceView(device.device_id, NOW_S - 10_000) for device in seen.cohort]
     assert verdict(replace(seen, cohort=tuple(gone))) is Verdict.HOLD
+
+
+# --- strata, approval, kinds of stages ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Says:
+    """A guard that always finds this."""
+
+    verdict: Verdict
+    evidence: dict[str, Any]
+    name: str = "cohorts"
+
+    def judge(self, _snapshot: Snapshot) -> Finding:
+        return Finding(self.name, self.verdict, f"{self.name} says {self.verdict}", self.evidence)
+
+
+STOP = {"stop_strata": ["cam/cuda"], "strata": ["cam/cpu", "cam/cuda"]}
+
+
+@pytest.mark.parametrize(
+    ("others", "stopped", "step"),
+    [
+        ([Verdict.PASS], [], Step.STOP_STRATUM),
+        ([Verdict.HOLD], [], Step.STOP_STRATUM),
+        ([], [], Step.STOP_STRATUM),
+        ([Verdict.FAIL], [], Step.ROLLBACK),
+        ([Verdict.PASS], ["cam/cpu"], Step.ROLLBACK),  # no other is left
+    ],
+)
+def test_a_stratum_that_is_blamed_is_stopped_alone(
+    others: list[Verdict], stopped: list[str], step: Step
+) -> None:
+    guards = [Says(Verdict.FAIL, STOP), *(Says(verdict, {}, "other") for verdict in others)]
+    now = snapshot(many(10), rollout=rollout(details={"stopped": stopped}))
+    action = decide(now, guards)
+    assert action is not None
+    assert action.step is step
+    assert action.strata == (("cam/cuda",) if step is Step.STOP_STRATUM else ())
+    assert decide(now, guards) == action
+
+
+def test_a_stratum_that_was_stopped_is_not_stopped_again() -> None:
+    now = snapshot(many(10), rollout=rollout(details={"stopped": ["cam/cuda"]}))
+    action = decide(now, [Says(Verdict.PASS, STOP)])
+    assert action is not None
+    assert action.step is Step.ADVANCE
+
+
+ASKING = (STAGES[0], replace(STAGES[1], approval=True), STAGES[2])
+
+
+def test_the_next_stage_waits_for_its_approval() -> None:
+    waits = rollout(spec=spec(stages=ASKING))
+    held = decide(snapshot(many(10), rollout=waits))
+    assert held is not None
+    assert held.step is Step.HOLD
+    assert held.reason == (
+        "holding: stage 2 of 3 (50 %) needs approval: `fleet rollout approve r2`"
+    )
+    approved = replace(waits, details={"approved": [1]})
+    action = decide(snapshot(many(10), rollout=approved))
+    assert action is not None
+    assert action.step is Step.ADVANCE
+    failing = decide(snapshot(many(10, refused), rollout=approved))
+    assert failing is not None
+    assert failing.step is Step.ROLLBACK
+
+
+def beside(number: int) -> DeviceView:
+    return good(number, phase="beside", outcome="", committed_s=None, serves=False)
+
+
+def test_on_standby_nothing_that_is_served_is_waited_for() -> None:
+    stages = (Stage(10_000, 60.0, StageKind.STANDBY), Stage(10_000, 60.0))
+    standby = rollout(spec=spec(stages=stages, strategy=Strategy.BLUE_GREEN))
+    ready = many(10, lambda number: replace(beside(number), served=Served()))
+    action = decide(snapshot(ready, rollout=standby))
+    assert action is not None
+    assert action.step is Step.ADVANCE
+    quiet = many(10, lambda n: replace(beside(n), last_heard_s=STARTED_S - 1, served=Served()))
+    held = decide(snapshot(quiet, rollout=standby, listening_since_s=NOW_S))
+    assert held is not None
+    assert held.step is Step.HOLD
+
+
+def test_a_shadow_is_judged_by_what_it_would_have_answered() -> None:
+    stages = (Stage(1000, 60.0, StageKind.SHADOW, traffic_bp=1000), Stage(10_000, 60.0))
+    shadow = rollout(spec=spec(stages=stages, strategy=Strategy.SHADOW_THEN_CANARY))
+    action = decide(snapshot(many(10, beside), rollout=shadow))
+    assert action is not None
+    assert action.step is Step.ADVANCE
+    wrong = many(10, lambda number: replace(beside(number), served=served(100, failures=50)))
+    failing = decide(snapshot(wrong, rollout=shadow))
+    assert failing is not None
+    assert failing.step is Step.ROLLBACK
+    answering = rollout(spec=spec(stages=stages, strategy=Strategy.SHADOW_THEN_CANARY), stage=1)
+    taken = snapshot(many(10, beside), rollout=answering)
+    assert {taken.standing(device) for device in taken.cohort} == {Standing.UNDER_WAY}
+
+
+def test_deadlines_wait_for_ramps_and_maintenance_windows() -> None:
+    under_way = good(1, phase="fetch", outcome="", committed_s=None, serves=False)
+
+    def standing(**changes: Any) -> Standing:
+        asked = spec(install_deadline_s=60.0, **changes)
+        return snapshot([under_way], rollout=rollout(spec=asked)).standing(under_way)
+
+    assert standing() is Standing.STUCK
+    ramped = replace(STAGES[0], devices_per_minute=1.0, ramp_s=50.0)
+    assert standing(stages=(ramped, *STAGES[1:])) is Standing.UNDER_WAY
+    assert standing(open_hours=("01:00-05:00",)) is Standing.UNDER_WAY
+
+
+def test_the_reason_of_a_promotion_says_who_follows() -> None:
+    stages = (Stage(9500, 60.0),)
+    held = rollout(spec=spec(stages=stages, hold_back="5%", hold_back_bp=500))
+    action = decide(snapshot(many(10), rollout=held))
+    assert action is not None
+    assert action.reason.startswith("promoted: the 5 % held back follow; 10 of 10")
