@@ -123,6 +123,7 @@ def status(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
             ],
         )
         for it in found.models:
+            _tell_beside(it)
             _tell_memory(it)
     else:
         typer.echo("no model is installed")
@@ -136,6 +137,20 @@ def status(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
     typer.echo(f"{found.spool['reports']} reports wait ({found.spool['size_bytes']} bytes)")
     versions = ", ".join(f"{role} {number}" for role, number in found.trust["versions"].items())
     _say(f"trusted metadata: {versions or 'none yet'}")
+
+
+def _tell_beside(model: "InstalledModel") -> None:
+    """What is held beside the version that answers, and what it gets."""
+    beside = model.beside
+    if not beside:
+        return
+    share = f"{beside['traffic_bp'] / 100:g} % of requests"
+    gets = {"shadow": f"gets copies of {share}", "arm": f"answers {share}", "standby": "waits"}
+    role = str(beside["role"])
+    _say(
+        f"{model.model}: version {beside['version']} is held beside as {role} and {gets.get(role, share)}, "
+        f"rollout {beside['rollout_id']}"
+    )
 
 
 def _tell_memory(model: "InstalledModel") -> None:

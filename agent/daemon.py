@@ -178,7 +178,8 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
             resources=ProcessResources(paths.state_dir, lambda: server.state.pid),
         )
         slots = FolderSlotStore(paths.slots, measured)
-        machine = read_machine(device.id, device.device_class, device.labels)
+        provider = config.serving.providers[0]
+        machine = read_machine(device.id, device.device_class, device.labels, provider)
         supervisor = Supervisor(ports, machine, boot_id, _limits(config))
         updater = Updater(
             UpdaterPorts(

@@ -14,10 +14,12 @@ import psutil
 
 from agent import __version__
 from agent.health.telemetry import ServedModel
+from agent.ports import ResourceUse
+from agent.runtime.providers import CPU
 from agent.trust import DeviceFacts
 from protos import report_pb2
 
-__all__ = ["Machine", "agent_version", "installed_version", "read_machine"]
+__all__ = ["Machine", "agent_version", "installed_version", "provider_name", "read_machine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,10 @@ class Machine:
     memory_bytes: int = 0
     cpu_count: int = 0
     operating_system: str = ""
+    execution_provider: str = "cpu"
 
-    def facts(self) -> DeviceFacts:
-        """What a directive is decided by."""
+    def facts(self, utc_offset_minutes: int = 0) -> DeviceFacts:
+        """What a directive is decided by. ``utc_offset_minutes``: what local time is ahead of UTC now."""
         return DeviceFacts(
             device_id=self.device_id,
             device_class=self.device_class,
@@ -43,10 +46,17 @@ class Machine:
             labels=self.labels,
             agent_version=self.agent_version,
             onnxruntime_version=self.onnxruntime_version,
+            execution_provider=self.execution_provider,
+            utc_offset_minutes=utc_offset_minutes,
         )
 
-    def report(self, active: Iterable[ServedModel], disk_free_bytes: int) -> report_pb2.Inventory:
-        """The inventory as the fleet manager gets it."""
+    def report(
+        self,
+        active: Iterable[ServedModel],
+        use: ResourceUse | None,
+        utc_offset_minutes: int = 0,
+    ) -> report_pb2.Inventory:
+        """The inventory as the fleet manager gets it. ``use`` None: not known now; the next one says it."""
         return report_pb2.Inventory(
             device_class=self.device_class,
             hardware=self.hardware,
@@ -54,9 +64,13 @@ class Machine:
             agent_version=self.agent_version,
             onnxruntime_version=self.onnxruntime_version,
             memory_bytes=self.memory_bytes,
-            disk_free_bytes=max(disk_free_bytes, 0),
+            disk_free_bytes=max(use.disk_free_bytes, 0) if use is not None else 0,
             cpu_count=self.cpu_count,
             operating_system=self.operating_system,
+            execution_provider=self.execution_provider,
+            utc_offset_minutes=utc_offset_minutes,
+            battery_percent=use.battery_percent if use is not None else None,
+            on_battery=use.on_battery if use is not None else False,
             active=[
                 report_pb2.ActiveModel(
                     model=served.model,
@@ -82,8 +96,15 @@ def agent_version() -> str:
     return __version__
 
 
-def read_machine(device_id: str, device_class: str, labels: Mapping[str, str]) -> Machine:
-    """This machine."""
+def provider_name(execution_provider: str) -> str:
+    """The short name of what models run on, as strata have it: ``CUDAExecutionProvider`` is ``cuda``."""
+    return execution_provider.removesuffix("ExecutionProvider").lower()
+
+
+def read_machine(
+    device_id: str, device_class: str, labels: Mapping[str, str], provider: str = CPU
+) -> Machine:
+    """This machine. ``provider``: the execution provider that models run on first."""
     return Machine(
         device_id=device_id,
         device_class=device_class,
@@ -94,6 +115,7 @@ def read_machine(device_id: str, device_class: str, labels: Mapping[str, str]) -
         memory_bytes=_memory_bytes(),
         cpu_count=os.cpu_count() or 0,
         operating_system=_operating_system(),
+        execution_provider=provider_name(provider),
     )
 
 

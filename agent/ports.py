@@ -44,6 +44,10 @@ class Clock(Protocol):
         """Never goes back; zero is arbitrary."""
         ...
 
+    def utc_offset_minutes(self) -> int:
+        """What the device's local time is ahead of UTC now."""
+        ...
+
     async def sleep(self, seconds: float) -> None: ...
 
 
@@ -241,6 +245,8 @@ class ServedWindow:
     low_confidence: int = 0
     output_counts: Mapping[str, int] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
+    stuck: int = 0
+    """No count: runs that take longer than the latency objective at the moment of the drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +329,9 @@ class ResourceUse:
     disk_free_bytes: int
     memory_available_bytes: int
     temperature_c: float | None = None
+    battery_percent: float | None = None
+    """None: there is no battery."""
+    on_battery: bool = False
 
 
 class SwapMemory(Protocol):

@@ -21,6 +21,7 @@ from agent.config import AgentConfig
 from agent.errors import DeviceError
 from agent.runtime.saved_form import read_form
 from agent.state_dir import StatePaths
+from agent.update.beside import ROLES
 
 __all__ = ["DeviceStatus", "InstalledModel", "open_database", "read_status"]
 
@@ -40,6 +41,9 @@ class InstalledModel:
     """The most it took in its trial; None: not measured."""
     saved_form: bool = False
     """The device made a form of its own that loads faster, and uses it."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What is held beside the active version: version, manifest_sha256, rollout_id, role, traffic_bp; empty when
+    nothing is."""
     swap: Mapping[str, Any] = field(default_factory=dict)
     """How it was brought in (``agent.update.memory_policy.SwapPlan``); empty when not known."""
 
@@ -133,6 +137,7 @@ def _models(
     journal: sqlite_utils.Database | None, measured: MeasuredStore
 ) -> Iterator[InstalledModel]:
     slots = {(row["model"], row["role"]): row for row in _rows(journal, "slots")}
+    held = {row["model"]: row for row in _rows(journal, "deployments") if row["phase"] == "beside"}
     for model in sorted({model for model, _ in slots}):
         active = slots.get((model, "active"), {})
         previous = slots.get((model, "previous"), {})
@@ -148,8 +153,19 @@ def _models(
             previous_sha256=previous.get("manifest_sha256", ""),
             memory_bytes=measured.model_bytes(digest) if digest else None,
             saved_form=form is not None and form.kept,
+            beside=_beside(held[model]) if model in held else {},
             swap=measured.swap(digest) if digest else {},
         )
+
+
+def _beside(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "version": row["version"],
+        "manifest_sha256": row["manifest_sha256"],
+        "rollout_id": row["rollout_id"],
+        "role": ROLES.get(row["mode"], row["mode"]),
+        "traffic_bp": row["traffic_bp"],
+    }
 
 
 def _spool(spool: sqlite_utils.Database | None) -> dict[str, int]:

@@ -34,13 +34,16 @@ from agent.ports import (
 from agent.trust import CurrentModel, Decision
 from agent.trust_keeper import TrustKeeper, TrustKeeperLimits, TrustPorts
 from agent.update.journal import Deployment
-from agent.update.updater import ServedBundle
+from agent.update.served import ServedBundle
 from agent.uplink import Uplink, UplinkLimits
 from protos import report_pb2
 
 __all__ = ["Supervisor", "SupervisorLimits", "SupervisorPorts", "UpdaterPort"]
 
 log = logging.getLogger(__name__)
+
+STANDBY = "standby"
+"""Role of what waits beside: it gets no requests, so there are no windows of it."""
 
 
 class UpdaterPort(Protocol):
@@ -52,6 +55,10 @@ class UpdaterPort(Protocol):
 
     def served(self) -> Sequence[ServedBundle]:
         """What answers requests, one a model."""
+        ...
+
+    def beside(self) -> Sequence[ServedBundle]:
+        """What is held beside what answers."""
         ...
 
     def deployments(self) -> Sequence[Deployment]:
@@ -118,7 +125,8 @@ class Supervisor:
         self._pace = Pace(self._limits.pace, ports.clock.monotonic_s())
         self._windows = WindowAccumulator(self._now_ms())
         self._budget = BudgetWatch(self._limits.budget)
-        self._told: tuple[ServedModel, ...] | None = None
+        self._told: tuple[tuple[ServedModel, ...], int, bool] | None = None
+        self._use: ResourceUse | None = None
         self._told_s = 0.0
         self._updater: UpdaterPort | None = None
         self._keeper: TrustKeeper | None = None
@@ -205,7 +213,7 @@ class Supervisor:
             now = self._clock.monotonic_s()
             if self._pace.until_window_s(now) <= 0:
                 self._pace.took_window(now)
-                self._flush(updater.served())
+                self._flush(updater)
 
     def _watch_budget(self, updater: UpdaterPort) -> None:
         """Compare what is used with what may be, log what changed, and tell the updater about memory."""
@@ -226,16 +234,17 @@ class Supervisor:
 
     def _read_use(self) -> ResourceUse | None:
         try:
-            return self._ports.resources.read()
+            self._use = self._ports.resources.read()
         except AgentError as error:
             log.debug("no resource use: %s", error)
             return None
+        return self._use
 
     async def last_window(self) -> None:
         """Close the present window before a clean stop: what was counted goes into the spool. Never raises."""
         if self._updater is not None:
             await self._drain(self._updater)
-            self._flush(self._updater.served())
+            self._flush(self._updater)
 
     async def _drain(self, updater: UpdaterPort) -> None:
         try:
@@ -248,8 +257,9 @@ class Supervisor:
             updater.observe(windows)
             self._windows.add(windows)
 
-    def _flush(self, served: Sequence[ServedBundle]) -> None:
-        models = [_served_model(bundle) for bundle in served]
+    def _flush(self, updater: UpdaterPort) -> None:
+        beside = [bundle for bundle in updater.beside() if bundle.role != STANDBY]
+        models = [_served_model(bundle) for bundle in (*updater.served(), *beside)]
         notices = [f"{it.budget}: {it.text}" for it in self._budget.breaches]
         for window in self._windows.flush(self._now_ms(), models, self._read_use(), notices):
             self._reporter.window(window)
@@ -259,24 +269,26 @@ class Supervisor:
         view = self._keeper.view if self._keeper is not None else None
         if view is None:
             return False
-        facts = self._machine.facts()
-        return any(in_comparison(directive, facts) for directive in view.directives)
+        facts, now_s = self._machine.facts(), self._clock.now_s()
+        return any(in_comparison(directive, facts, now_s) for directive in view.directives)
 
     def _tell_inventory(self, served: Sequence[ServedBundle]) -> None:
         active = tuple(_served_model(bundle) for bundle in served)
-        now = self._clock.monotonic_s()
-        if active == self._told and now - self._told_s < self._limits.inventory_s:
+        now, offset = self._clock.monotonic_s(), self._clock.utc_offset_minutes()
+        on_battery = self._use is not None and self._use.on_battery
+        told = (active, offset, on_battery)
+        if told == self._told and now - self._told_s < self._limits.inventory_s:
             return
-        self._told, self._told_s = active, now
-        try:
-            free = self._ports.resources.read().disk_free_bytes
-        except AgentError:
-            free = 0  # unknown; the next window says it again
-        self._reporter.inventory(self._machine.report(active, free))
+        use = self._read_use()
+        self._told = (active, offset, use is not None and use.on_battery)
+        self._told_s = now
+        self._reporter.inventory(self._machine.report(active, use, offset))
 
     def _now_ms(self) -> int:
         return int(self._clock.now_s() * 1000)
 
 
 def _served_model(bundle: ServedBundle) -> ServedModel:
-    return ServedModel(bundle.model, bundle.version, bundle.manifest_sha256, bundle.rollout_id)
+    return ServedModel(
+        bundle.model, bundle.version, bundle.manifest_sha256, bundle.rollout_id, bundle.role
+    )

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agent.alarm import Alarm
@@ -275,9 +275,8 @@ class TrustKeeper:
                 )
             return
         floor = self._state.floors_for(self._facts.device_class)
-        decisions = decide(
-            view.directives, view.releases, self._facts, self._current(), floor, now_s
-        )
+        facts = replace(self._facts, utc_offset_minutes=self._clock.utc_offset_minutes())
+        decisions = decide(view.directives, view.releases, facts, self._current(), floor, now_s)
         for decision in decisions:
             if decision not in self._decisions:
                 directive = decision.directive

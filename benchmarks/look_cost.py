@@ -2,7 +2,7 @@
 
 Of a rollout at 10 % over N devices whose windows go the way of reports into a real database: storing a window with
 and without a rollout under way, beginning a stage, a tick at which nothing is due, a tick with a look (reading
-included), and how many bytes a look leaves. Processor time of this process, so other work on the machine matters little.
+included), and how many bytes a look leaves. Processor time of this process: other work matters little.
 """
 
 import argparse

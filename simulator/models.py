@@ -160,26 +160,26 @@ class ScriptedServer:
         before = self._active.get(model)
         if before is not None and before.manifest_sha256 == manifest_sha256:
             return
-        self._count(model)
+        now_s = self._count(model)
         beside = self._beside.get(model)
         if beside is not None and beside.manifest_sha256 == manifest_sha256:
             del self._beside[model]
         arm = self._beside.get(model)
         share = 1.0 - arm.share if arm is not None and arm.role == "arm" else 1.0
-        self._active[model] = _Counted(manifest_sha256, time.monotonic(), share=share)
+        self._active[model] = _Counted(manifest_sha256, now_s, share=share)
         self._begins(manifest_sha256)
 
     async def share(self, model: str, sharing: Sharing | None) -> None:
         if sharing is not None and sharing.manifest_sha256 not in self._loaded:
             raise DeviceError(f"{model} {sharing.manifest_sha256} is not loaded: load it first.")
-        self._count(model)
+        now_s = self._count(model)
         before, active = self._beside.pop(model, None), self._active.get(model)
         if active is not None:
             active.share = 1.0
         if sharing is None or sharing.role == "standby":
             return
         digest, share = sharing.manifest_sha256, sharing.traffic_bp / SLOTS
-        self._beside[model] = _Counted(digest, time.monotonic(), sharing.role, share)
+        self._beside[model] = _Counted(digest, now_s, sharing.role, share)
         if active is not None and sharing.role == "arm":
             active.share = 1.0 - share
         if before is None or before.manifest_sha256 != digest:
@@ -238,15 +238,16 @@ class ScriptedServer:
 
     # --- counting ---
 
-    def _count(self, model: str) -> None:
-        """Put aside what the versions of a model were asked since the last look."""
+    def _count(self, model: str) -> float:
+        """Put aside what the versions of a model were asked since the last look; returns when that was."""
+        now_s = time.monotonic()  # one for both, so that their shares of the requests add up
         for counted in (self._active, self._beside):
             if model in counted:
-                self._past.append(self._window(model, counted[model]))
+                self._past.append(self._window(model, counted[model], now_s))
+        return now_s
 
-    def _window(self, model: str, counted: _Counted) -> ServedWindow:
+    def _window(self, model: str, counted: _Counted, now_s: float) -> ServedWindow:
         """What was served since the last look; ``counted`` begins anew."""
-        now_s = time.monotonic()
         elapsed_s, counted.since_s = now_s - counted.since_s, now_s
         counted.windows += 1
         digest = counted.manifest_sha256

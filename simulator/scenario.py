@@ -73,6 +73,9 @@ class Devices:
         default_factory=dict,
         metadata={"doc": "label = value, or a list of which each device gets one by the seed"},
     )
+    providers: str = _text(
+        "cpu", "execution providers, parted by commas, of which each device has one by the seed"
+    )
     ramp_s: float = _number(2.0, "devices connect spread over this time", most=3600)
     seed: int = _number(
         1, "everything drawn by chance follows from it and the device id", most=2**31

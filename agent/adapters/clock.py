@@ -17,5 +17,8 @@ class SystemClock:
     def monotonic_s(self) -> float:
         return time.monotonic()
 
+    def utc_offset_minutes(self) -> int:
+        return (time.localtime().tm_gmtoff or 0) // 60
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.health.crashes import Crash
+from agent.trust.directive import MODES
 from agent.update.errors import JournalError
 from agent.update.journal import (
     Deployment,
@@ -29,7 +30,7 @@ from agent.update.states import Phase
 
 __all__ = ["SqliteJournal"]
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS slots (
     model TEXT NOT NULL,
@@ -57,7 +58,12 @@ CREATE TABLE IF NOT EXISTS deployments (
     version TEXT NOT NULL,
     replaces TEXT,
     served INTEGER NOT NULL,
-    stopped INTEGER NOT NULL DEFAULT 0
+    stopped INTEGER NOT NULL DEFAULT 0,
+    mode TEXT NOT NULL DEFAULT 'canary',
+    beside INTEGER NOT NULL DEFAULT 0,
+    traffic_bp INTEGER NOT NULL DEFAULT 0,
+    routing_key TEXT NOT NULL DEFAULT '',
+    closed INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS crashes (
     place INTEGER PRIMARY KEY,
@@ -77,11 +83,25 @@ CREATE TABLE IF NOT EXISTS refusals (
     manifest_sha256 TEXT NOT NULL,
     reason_code TEXT NOT NULL,
     reason TEXT NOT NULL,
+    count INTEGER NOT NULL DEFAULT 1,
+    at_s REAL NOT NULL DEFAULT 0,
     UNIQUE (rollout_id, manifest_sha256)
 ) STRICT;
 """
 # What brings a file of each older version up to the next; new tables come with the schema.
-_UPGRADES: Final = {1: "ALTER TABLE deployments ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0"}
+_UPGRADES: Final = {
+    1: ("ALTER TABLE deployments ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0",),
+    2: (
+        "ALTER TABLE deployments ADD COLUMN mode TEXT NOT NULL DEFAULT 'canary'",
+        "ALTER TABLE deployments ADD COLUMN beside INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE deployments ADD COLUMN traffic_bp INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE deployments ADD COLUMN routing_key TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE deployments ADD COLUMN closed INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE refusals ADD COLUMN count INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE refusals ADD COLUMN at_s REAL NOT NULL DEFAULT 0",
+    ),
+}
+_FLAGS: Final = ("served", "stopped", "beside", "closed")
 _COLUMNS: Final = tuple(field.name for field in fields(Deployment))
 
 
@@ -171,9 +191,17 @@ class SqliteJournal:
 
     def _add(self, db: sqlite3.Connection, refusal: Refusal) -> None:
         db.execute(
-            "INSERT OR REPLACE INTO refusals (rollout_id, manifest_sha256, reason_code, reason) "
-            "VALUES (?, ?, ?, ?)",
-            (refusal.rollout_id, refusal.manifest_sha256, refusal.reason_code, refusal.reason),
+            "INSERT OR REPLACE INTO refusals "
+            "(rollout_id, manifest_sha256, reason_code, reason, count, at_s) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                refusal.rollout_id,
+                refusal.manifest_sha256,
+                refusal.reason_code,
+                refusal.reason,
+                refusal.count,
+                refusal.at_s,
+            ),
         )
         db.execute(
             "DELETE FROM refusals WHERE place NOT IN "
@@ -200,8 +228,8 @@ class SqliteJournal:
             )
         with self._errors("opened"), self._transaction() as db:
             for older in range(version or _VERSION, _VERSION):
-                if older in _UPGRADES:
-                    db.execute(_UPGRADES[older])
+                for statement in _UPGRADES[older]:
+                    db.execute(statement)
             for statement in _SCHEMA.split(";"):  # executescript would end the transaction
                 db.execute(statement)
             db.execute(f"PRAGMA user_version={_VERSION}")
@@ -248,8 +276,11 @@ class SqliteJournal:
     def _deployment(self, row: Mapping[str, Any]) -> Deployment:
         try:
             values = {**row, "phase": Phase(row["phase"])}
-            values |= {name: bool(row[name]) for name in ("served", "stopped")}
-            return Deployment(**values)
+            values |= {name: bool(row[name]) for name in _FLAGS}
+            found = Deployment(**values)
+            if found.mode not in MODES or (found.beside and found.mode == "canary"):
+                raise ValueError(f"mode {found.mode!r} is not one that it could be in")
+            return found
         except (TypeError, ValueError) as error:
             raise self._damaged(f"deployment of {row['model']}: {error}") from error
 
@@ -263,7 +294,7 @@ _INSERT_DEPLOYMENT: Final = (
 def _row(deployment: Deployment) -> tuple[object, ...]:
     values = {name: getattr(deployment, name) for name in _COLUMNS}
     values["phase"] = deployment.phase.value
-    values |= {"served": int(deployment.served), "stopped": int(deployment.stopped)}
+    values |= {name: int(values[name]) for name in _FLAGS}
     return tuple(values.values())
 
 
@@ -276,4 +307,11 @@ def _crash(row: Mapping[str, Any]) -> Crash:
 
 
 def _refusal(row: Mapping[str, Any]) -> Refusal:
-    return Refusal(row["rollout_id"], row["manifest_sha256"], row["reason_code"], row["reason"])
+    return Refusal(
+        row["rollout_id"],
+        row["manifest_sha256"],
+        row["reason_code"],
+        row["reason"],
+        row["count"],
+        row["at_s"],
+    )

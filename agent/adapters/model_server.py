@@ -19,8 +19,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from agent.errors import AgentError, DeviceError
 from agent.ports import ServedWindow, ServerState, Sharing
@@ -233,7 +234,9 @@ class ProcessModelServer:
         """
         return windows_from(await self._ask(self._limits.control_s, Op.DRAIN))
 
-    async def _ask(self, limit_s: float, op: Op, **arguments: object) -> Message:
+    async def _ask(
+        self, limit_s: float, op: Op, **arguments: str | float | Mapping[str, Any] | None
+    ) -> Message:
         child = await self._running_child(op)
         try:
             return await asyncio.wait_for(child.control.ask(op, **arguments), limit_s)

@@ -13,7 +13,7 @@ import psutil
 
 from agent.ports import ResourceUse
 
-__all__ = ["ProcessResources", "disk_free_bytes"]
+__all__ = ["ProcessResources", "disk_free_bytes", "read_battery"]
 
 _THERMAL = Path("/sys/class/thermal")
 
@@ -45,6 +45,7 @@ class ProcessResources:
             total = times.user + times.system
             used += max(total - self._cpu_s.get(process.pid, total), 0.0)
             seen[process.pid] = total
+        charge, on_battery = read_battery()
         now = time.monotonic()
         span = now - self._read_at
         self._cpu_s, self._read_at = seen, now
@@ -54,6 +55,8 @@ class ProcessResources:
             disk_free_bytes=disk_free_bytes(self._state_dir),
             memory_available_bytes=_memory_available(),
             temperature_c=_temperature_c(),
+            battery_percent=charge,
+            on_battery=on_battery,
         )
 
     def _server_process(self) -> psutil.Process | None:
@@ -74,6 +77,18 @@ def disk_free_bytes(folder: Path) -> int:
         return int(psutil.disk_usage(str(folder)).free)
     except OSError:
         return 0
+
+
+def read_battery() -> tuple[float | None, bool]:
+    """Charge in percent (None: no battery) and whether the device runs on it now."""
+    try:
+        battery = psutil.sensors_battery()
+    except (OSError, ValueError, AttributeError, psutil.Error):
+        # Odd drivers show files that cannot be read, and not every system has this call.
+        return None, False
+    if battery is None or not 0 <= battery.percent <= 100:
+        return None, False
+    return float(battery.percent), battery.power_plugged is False
 
 
 def _memory_available() -> int:

@@ -17,6 +17,7 @@ __all__ = [
     "SHA256_PATTERN",
     "Fields",
     "as_integer",
+    "as_number",
     "as_pair",
     "as_text",
     "is_text",
@@ -88,6 +89,10 @@ class Fields:
             raise ManifestError(f"{self.at(key)} is missing")
         return self._left.pop(key)
 
+    def optional(self, key: str) -> object | None:
+        """The raw value of a key that may be missing; None then."""
+        return self._left.pop(key, None)
+
     def done(self) -> None:
         """Refuse every key nobody asked for."""
         if self._left:
@@ -103,20 +108,7 @@ class Fields:
         return as_integer(self.take(key), self.at(key), minimum, maximum)
 
     def number(self, key: str, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-        value = self.take(key)
-        if (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and minimum <= value <= maximum
-        ):
-            try:
-                if math.isfinite(value):
-                    return float(value)
-            except OverflowError:  # a whole number beyond a double
-                pass
-        raise ManifestError(
-            f"{self.at(key)} must be a number from {minimum} to {maximum}, not {shown(value)}"
-        )
+        return as_number(self.take(key), self.at(key), minimum, maximum)
 
     def optional_number(self, key: str) -> float | None:
         if self._left.get(key, ...) is None:
@@ -161,6 +153,23 @@ def as_integer(value: object, where: str, minimum: int, maximum: int) -> int:
             f"{where} must be a whole number from {minimum} to {maximum}, not {shown(value)}"
         )
     return value
+
+
+def as_number(
+    value: object, where: str, minimum: float = -math.inf, maximum: float = math.inf
+) -> float:
+    """``value`` when it is a finite number in the range."""
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and minimum <= value <= maximum
+    ):
+        try:
+            if math.isfinite(value):
+                return float(value)
+        except OverflowError:  # a whole number beyond a double
+            pass
+    raise ManifestError(f"{where} must be a number from {minimum} to {maximum}, not {shown(value)}")
 
 
 def as_pair(value: object, where: str) -> tuple[object, object]:

@@ -2,7 +2,8 @@
 
 Rules kept here: names pass ``agent.bundle.names``; one digest has one size; a stage reads only what
 is there before it and writes only new names; each contract output is produced by a stage; each
-golden case gives every input, and its files have the bytes its dtype and shape need. Whether the
+golden case gives every input, and its files have the bytes its dtype and shape need; what is observed
+is an output that can be. Whether the
 contract fits the models is checked where models can be read (fleet build, trial).
 """
 
@@ -13,6 +14,7 @@ from agent.bundle.errors import ManifestError
 from agent.bundle.fields import refuse_repeats
 from agent.bundle.manifest import ITEM_BYTES, GoldenTensor, Manifest, TensorSpec
 from agent.bundle.names import check_names
+from agent.bundle.observe import check_observe
 
 __all__ = ["check_manifest"]
 
@@ -27,6 +29,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_piece_sizes(manifest)
     _check_wiring(manifest)
     _check_golden(manifest)
+    check_observe(manifest)
     classes = manifest.requirements.classes
     if classes and manifest.device_class not in classes:
         raise ManifestError(

@@ -31,6 +31,7 @@ __all__ = [
     "GoldenTensor",
     "Manifest",
     "Objectives",
+    "Observe",
     "ParameterValue",
     "Piece",
     "Requirements",
@@ -141,6 +142,21 @@ class Objectives:
 
 
 @dataclass(frozen=True, slots=True)
+class Observe:
+    """What is counted of the answers, beside requests and errors; see ``agent.bundle.observe``.
+
+    ``output``: the one whose values are counted by name ("": none), a number's by the ``bins`` between these rising
+    edges. ``confidence``: the one whose highest score a row says how sure the model is ("": none), which is low below
+    ``low_confidence``.
+    """
+
+    output: str = ""
+    bins: tuple[float, ...] = ()
+    confidence: str = ""
+    low_confidence: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Requirements:
     """Which devices may run it. Empty means any; ``memory_bytes`` 0 means not stated.
 
@@ -171,6 +187,7 @@ class Manifest:
     requirements: Requirements = Requirements()
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     intra_op_threads: int = 1
+    observe: Observe | None = None
     format: int = FORMAT
 
     @property
@@ -202,9 +219,15 @@ class Manifest:
         return tuple({piece.sha256: piece for file in self.files for piece in file.pieces}.values())
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON. ``parse_manifest(m.to_bytes()) == m`` for every valid ``m``."""
+        """Canonical JSON. ``parse_manifest(m.to_bytes()) == m`` for every valid ``m``.
+
+        ``observe`` is left out when there is none, so that agents from before it read the manifest.
+        """
+        values = asdict(self)
+        if self.observe is None:
+            del values["observe"]
         text = json.dumps(
-            asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
         return text.encode() + b"\n"
 

@@ -14,6 +14,7 @@ from agent.bundle.fields import (
     SHA256_PATTERN,
     Fields,
     as_integer,
+    as_number,
     as_pair,
     as_text,
     is_text,
@@ -33,6 +34,7 @@ from agent.bundle.manifest import (
     GoldenTensor,
     Manifest,
     Objectives,
+    Observe,
     ParameterValue,
     Piece,
     Requirements,
@@ -45,6 +47,7 @@ from agent.bundle.names import (
     TENSOR_PATTERN,
     VERSION_PATTERN,
 )
+from agent.bundle.observe import MAX_EDGES
 
 __all__ = ["ManifestLimits", "parse_manifest"]
 
@@ -112,6 +115,7 @@ def parse_manifest(raw: bytes, limits: ManifestLimits | None = None) -> Manifest
         requirements=_requirements(Fields(top.take("requirements"), "requirements")),
         parameters=_parameters(top.take("parameters"), limits),
         intra_op_threads=top.integer("intra_op_threads", 0, limits.max_threads),
+        observe=_observe(top.optional("observe")),
     )
     top.done()
     check_manifest(manifest)
@@ -245,6 +249,20 @@ def _objectives(fields: Fields, limits: ManifestLimits) -> Objectives:
     )
     fields.done()
     return objectives
+
+
+def _observe(value: object) -> Observe | None:
+    if value is None:
+        return None
+    fields = Fields(value, "observe")
+    observe = Observe(
+        output=fields.text("output"),
+        bins=tuple(as_number(item, where) for item, where in fields.items("bins", MAX_EDGES)),
+        confidence=fields.text("confidence"),
+        low_confidence=fields.number("low_confidence"),
+    )
+    fields.done()
+    return observe
 
 
 def _specifier(fields: Fields, key: str) -> str:

@@ -1,14 +1,22 @@
 """How often a device reports: fast while it is being compared, slowly otherwise, so that cost follows the cohort.
 
 Rules kept here:
-- Fast: a deployment under way, a stage this device is in, an equal number of devices that are compared with it, and
-  ``settle_s`` after a deployment ended.
+- Fast: a deployment under way (what is held beside is one), a stage this device is in, an equal number of devices
+  that are compared with it, and ``settle_s`` after a deployment ended.
 - Going from slow to fast ends the present window early, so that no fast window holds slow telemetry.
 """
 
 from dataclasses import dataclass
 
-from agent.trust import DeviceFacts, Directive, selects, slot_of
+from agent.trust import (
+    DeviceFacts,
+    Directive,
+    excluded,
+    is_stopped,
+    selects,
+    share_now_bp,
+    slot_of,
+)
 from agent.trust.cohort import SLOTS
 
 __all__ = ["Pace", "PaceLimits", "in_comparison"]
@@ -24,16 +32,23 @@ class PaceLimits:
     settle_s: float = 3600.0
 
 
-def in_comparison(directive: Directive, facts: DeviceFacts) -> bool:
+def in_comparison(directive: Directive, facts: DeviceFacts, now_s: float) -> bool:
     """Whether the rollout's stage holds this device, or it is one of as many that do without the bundle.
 
-    The comparison devices are the next places in the same order: nobody can choose them either.
+    The comparison devices are the next places in the same order: nobody can choose them either. The stage holds
+    who answers with the bundle by now and who holds it beside; a device that is left out, or whose stratum was
+    stopped, is no part of it.
     """
-    if directive.kind != "deploy" or not 0 < directive.percent_bp < SLOTS:
+    answer_bp = share_now_bp(directive, now_s)
+    beside_bp = directive.beside_bp if directive.mode != "canary" else 0
+    stage_bp = max(answer_bp, beside_bp)
+    if directive.kind != "deploy" or not stage_bp > 0 or answer_bp >= SLOTS:
         return False
     if directive.device_class != facts.device_class or not selects(directive.selector, facts):
         return False
-    return slot_of(directive.sha256, facts.device_id) < 2 * directive.percent_bp
+    if excluded(directive.exclude, facts) is not None or is_stopped(directive, facts):
+        return False
+    return slot_of(directive.sha256, facts.device_id) < 2 * stage_bp
 
 
 class Pace:

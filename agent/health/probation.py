@@ -10,6 +10,9 @@ Rules kept here:
 - Nothing passes before its time. A limit that is not a number counts as exceeded: guards fail closed.
 - Too few requests at the end of the time: a bundle that asks for none passes, one that asks for some waits up to
   ``PATIENCE`` times its probation and then passes with a reason that says so. What is beyond chance is never forgiven.
+- A run counts only when it ends. While one of the bundle takes longer than its objective, nothing passes: a bundle that
+  hangs on its only request has no failure yet. That lasts ``STUCK_S`` at most, which is longer than the model server
+  lets any run last, or as long as the patience; a bundle that still has such a run then fails.
 - Requests that break the input contract are the caller's fault and never count against the bundle.
 """
 
@@ -25,6 +28,7 @@ __all__ = [
     "EARLY_REQUESTS",
     "LAST_CHANCE",
     "PATIENCE",
+    "STUCK_S",
     "ProbationJudgement",
     "ProbationTotals",
     "ProbationVerdict",
@@ -44,6 +48,10 @@ PATIENCE: Final = 10
 """How many times its probation a bundle that asks for requests waits for them."""
 
 
+STUCK_S: Final = 120.0
+"""How long a bundle whose runs do not end is waited for at most, where that is longer than the patience."""
+
+
 class ProbationVerdict(Enum):
     PASS = "pass"  # noqa: S105 (a verdict, not a password)
     FAIL = "fail"
@@ -52,7 +60,8 @@ class ProbationVerdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProbationTotals:
-    """What the bundle did since the swap: sums over all drained windows of its manifest digest."""
+    """What the bundle did since the swap: sums over all drained windows of its manifest digest. ``stuck`` is no sum: it
+    is how many runs took longer than the latency objective at the last drain."""
 
     requests: int = 0
     failures: int = 0
@@ -60,6 +69,7 @@ class ProbationTotals:
     output_violations: int = 0
     non_finite: int = 0
     input_violations: int = 0
+    stuck: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,8 @@ def judge(objectives: Objectives, totals: ProbationTotals, elapsed_s: float) -> 
             "probation_running",
             f"{left_s:.0f} s of probation left, {totals.requests} requests",
         )
+    if totals.stuck:
+        return _stuck(totals, elapsed_s, max(patience_s, STUCK_S))
     kept = f"{'; '.join(map(str, above))}: may be chance" if above else "every objective kept"
     if not short:
         return ProbationJudgement(
@@ -112,6 +124,16 @@ def judge(objectives: Objectives, totals: ProbationTotals, elapsed_s: float) -> 
         "probation_passed_few_requests",
         f"only {totals.requests} of {objectives.probation_min_requests} requests in {elapsed_s:.0f} s; "
         f"{kept}",
+    )
+
+
+def _stuck(totals: ProbationTotals, elapsed_s: float, limit_s: float) -> ProbationJudgement:
+    waiting = elapsed_s < limit_s
+    return ProbationJudgement(
+        ProbationVerdict.WAIT if waiting else ProbationVerdict.FAIL,
+        "probation_stuck",
+        f"{totals.stuck} runs take longer than the latency objective and have not ended after {elapsed_s:.0f} s of "
+        f"probation" + (f"; waiting up to {limit_s:.0f} s" if waiting else ""),
     )
 
 

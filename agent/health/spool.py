@@ -123,7 +123,8 @@ def entry_of(place: int, report: report_pb2.Report) -> SpoolEntry:
     key = ""
     if kind is ReportKind.WINDOW:
         window = report.window
-        key = "\n".join((window.model, window.manifest_sha256, window.rollout_id))
+        role = (window.role,) if window.role else ()
+        key = "\n".join((window.model, window.manifest_sha256, window.rollout_id, *role))
     name = (report.boot_id, report.seq)
     return SpoolEntry(place, name, kind, key, report.ByteSize(), sent=False)
 

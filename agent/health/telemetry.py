@@ -3,11 +3,14 @@
 Rules kept here:
 - Windows merge by addition; merging keeps every request in the sum and says how many windows went in (``merged``).
 - Histograms of different resolution merge at the coarser one; a histogram never has more than ``MAX_BUCKETS`` buckets.
-- Error kinds are bounded by ``MAX_ERROR_KINDS``; what does not fit is counted as ``OTHER_ERRORS``.
-- An active model yields a window even without one request: silence must mean that something is wrong.
+- A version in one role is one window: what it did as an arm or as a shadow does not mix with what it answered.
+- Kinds of error, outputs and counters are bounded, each with its own limit; what does not fit is counted as ``OTHER``.
+- A count never grows beyond ``MAX_COUNT``, which the fleet takes at most.
+- An active model, or one that takes part beside it, yields a window even without one request: silence must mean that
+  something is wrong.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +19,12 @@ from protos import report_pb2
 
 __all__ = [
     "MAX_BUCKETS",
+    "MAX_COUNT",
+    "MAX_COUNTERS",
     "MAX_ERROR_KINDS",
     "MAX_NOTICES",
-    "OTHER_ERRORS",
+    "MAX_OUTPUTS",
+    "OTHER",
     "ServedModel",
     "WindowAccumulator",
     "merge_histograms",
@@ -28,8 +34,11 @@ __all__ = [
 
 MAX_BUCKETS: Final = 160
 MAX_ERROR_KINDS: Final = 32
-OTHER_ERRORS: Final = "other"
+MAX_OUTPUTS: Final = 32
+MAX_COUNTERS: Final = 16
+OTHER: Final = "other"
 MAX_KIND_CHARS: Final = 64
+MAX_COUNT: Final = 2**53
 MAX_NOTICES: Final = 8
 MAX_REMEMBERED: Final = 32
 """How many bundles the accumulator knows the rollout of."""
@@ -37,12 +46,16 @@ MAX_REMEMBERED: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A version this device answers with (or tries in probation), and the rollout that brought it."""
+    """A version this device answers with (or tries in probation) or has beside, and the rollout that brought it.
+
+    ``role`` as in a window: "" answers, "arm" or "shadow" takes part beside.
+    """
 
     model: str
     version: str
     manifest_sha256: str
     rollout_id: str = ""
+    role: str = ""
 
 
 def merge_histograms(into: report_pb2.Histogram, other: report_pb2.Histogram) -> None:
@@ -100,7 +113,7 @@ def merge_windows(older: report_pb2.Window, newer: report_pb2.Window) -> report_
     """One window that covers both; the arguments stay as they are.
 
     Raises:
-        ValueError: they are not of the same model, manifest and rollout.
+        ValueError: they are not of the same model, manifest, rollout and role.
     """
     if _key(older) != _key(newer):
         raise ValueError(f"windows of {_key(older)} and {_key(newer)} do not add up")
@@ -108,9 +121,11 @@ def merge_windows(older: report_pb2.Window, newer: report_pb2.Window) -> report_
     merged.CopyFrom(newer)
     merged.start_unix_ms = min(older.start_unix_ms, newer.start_unix_ms)
     merged.end_unix_ms = max(older.end_unix_ms, newer.end_unix_ms)
-    for field in _COUNTERS:
-        setattr(merged, field, getattr(older, field) + getattr(newer, field))
-    _add_kinds(merged, older.error_kinds)
+    for field in _COUNTS:
+        setattr(merged, field, min(getattr(older, field) + getattr(newer, field), MAX_COUNT))
+    merged.feedback_abs_error_sum = older.feedback_abs_error_sum + newer.feedback_abs_error_sum
+    for field, most in _MAPS.items():
+        _add_names(getattr(merged, field), getattr(older, field), most)
     if older.HasField("latency_s"):
         merge_histograms(merged.latency_s, older.latency_s)
     notices = dict.fromkeys((*newer.notices, *older.notices))
@@ -121,7 +136,7 @@ def merge_windows(older: report_pb2.Window, newer: report_pb2.Window) -> report_
     return merged
 
 
-_COUNTERS: Final = (
+_COUNTS: Final = (
     "requests",
     "failures",
     "over_objective",
@@ -130,21 +145,42 @@ _COUNTERS: Final = (
     "non_finite",
     "feedback_count",
     "feedback_correct",
-    "feedback_abs_error_sum",
     "feedback_unknown",
+    "shadow_compared",
+    "shadow_disagreed",
+    "shadow_dropped",
+    "confidence_count",
+    "low_confidence",
 )
+_MAPS: Final = {
+    "error_kinds": MAX_ERROR_KINDS,
+    "output_counts": MAX_OUTPUTS,
+    "counters": MAX_COUNTERS + 1,
+}
+"""Counts by name, and how many names each holds at most, ``OTHER`` among them. (A model server takes no more than
+``MAX_COUNTERS`` names of counters; only windows of two of its processes can have more between them.)"""
+_SAY_SOMETHING: Final = (
+    "requests",
+    "input_violations",
+    "feedback_count",
+    "feedback_unknown",
+    "shadow_dropped",
+    "counters",
+)
+"""A version that counted none of these and does not serve needs no window."""
 
 
-def _key(window: report_pb2.Window) -> tuple[str, str, str]:
-    return (window.model, window.manifest_sha256, window.rollout_id)
+def _key(window: report_pb2.Window) -> tuple[str, str, str, str]:
+    return (window.model, window.manifest_sha256, window.rollout_id, window.role)
 
 
-def _add_kinds(window: report_pb2.Window, kinds: Mapping[str, int]) -> None:
-    for kind, count in kinds.items():
-        name = kind[:MAX_KIND_CHARS]
-        if name not in window.error_kinds and len(window.error_kinds) >= MAX_ERROR_KINDS - 1:
-            name = OTHER_ERRORS
-        window.error_kinds[name] += count
+def _add_names(total: MutableMapping[str, int], counts: Mapping[str, int], most: int) -> None:
+    """Add counts by name; ``total`` has at most ``most`` names, the last of them for all others."""
+    for text, count in counts.items():
+        name = text[:MAX_KIND_CHARS]
+        if name not in total and len(total) - (OTHER in total) >= most - 1:
+            name = OTHER
+        total[name] = min(total.get(name, 0) + max(count, 0), MAX_COUNT)
 
 
 def resources_proto(use: ResourceUse) -> report_pb2.Resources:
@@ -167,17 +203,20 @@ class WindowAccumulator:
 
     def __init__(self, start_ms: int) -> None:
         self.start_ms = start_ms
-        self._open: dict[tuple[str, str], report_pb2.Window] = {}
+        self._open: dict[tuple[str, str, str], report_pb2.Window] = {}
         # Also of versions that have just been replaced: their last window still belongs to their rollout.
         self._rollouts: dict[str, str] = {}
 
     def add(self, served: Iterable[ServedWindow]) -> None:
         """Take drained counters in."""
         for window in served:
-            total = self._window(window.model, window.version, window.manifest_sha256)
-            for field in _COUNTERS:
-                setattr(total, field, getattr(total, field) + max(getattr(window, field), 0))
-            _add_kinds(total, window.error_kinds)
+            total = self._window(window)
+            for field in _COUNTS:
+                summed = getattr(total, field) + max(getattr(window, field), 0)
+                setattr(total, field, min(summed, MAX_COUNT))
+            total.feedback_abs_error_sum += max(window.feedback_abs_error_sum, 0.0)
+            for field, most in _MAPS.items():
+                _add_names(getattr(total, field), getattr(window, field), most)
             if window.latency is not None:
                 merge_histograms(total.latency_s, window.latency)
 
@@ -188,19 +227,20 @@ class WindowAccumulator:
         use: ResourceUse | None,
         notices: Sequence[str] = (),
     ) -> list[report_pb2.Window]:
-        """The windows of the span that ends now, one an active model and one any other that counted something.
+        """The windows of the span that ends now: one for each version that serves (``active``: those that answer and
+        those beside), and one for any other that counted something.
 
         ``notices``: what is wrong with the device, said in each window.
         """
         serving = set()
         for served in active:
-            self._window(served.model, served.version, served.manifest_sha256)
+            self._window(served)
             self._remember(served)
-            serving.add(served.manifest_sha256)
+            serving.add((served.manifest_sha256, served.role))
         windows = []
-        for (_, manifest_sha256), window in self._open.items():
-            counted = window.requests or window.input_violations or window.feedback_count
-            if manifest_sha256 not in serving and not counted:
+        for (_, manifest_sha256, role), window in self._open.items():
+            counted = any(getattr(window, field) for field in _SAY_SOMETHING)
+            if (manifest_sha256, role) not in serving and not counted:
                 continue
             window.rollout_id = self._rollouts.get(manifest_sha256, "")
             window.start_unix_ms = min(self.start_ms, end_ms)
@@ -220,12 +260,14 @@ class WindowAccumulator:
         while len(self._rollouts) > MAX_REMEMBERED:
             del self._rollouts[next(iter(self._rollouts))]
 
-    def _window(self, model: str, version: str, manifest_sha256: str) -> report_pb2.Window:
-        key = (model, manifest_sha256)
+    def _window(self, of: ServedWindow | ServedModel) -> report_pb2.Window:
+        key = (of.model, of.manifest_sha256, of.role)
         window = self._open.get(key)
         if window is None:
-            window = report_pb2.Window(
-                model=model, version=version, manifest_sha256=manifest_sha256
+            window = self._open[key] = report_pb2.Window(
+                model=of.model,
+                version=of.version,
+                manifest_sha256=of.manifest_sha256,
+                role=of.role,
             )
-            self._open[key] = window
         return window

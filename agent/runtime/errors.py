@@ -8,6 +8,7 @@ __all__ = [
     "ModelLoadError",
     "NotReadyError",
     "RequestError",
+    "UnknownRequestError",
     "UnknownServableError",
 ]
 
@@ -23,6 +24,10 @@ class InputContractError(RequestError):
 
 class UnknownServableError(RequestError):
     """There is no such model, or no such version of it, on this device."""
+
+
+class UnknownRequestError(UnknownServableError):
+    """No answer to a request with this id is remembered."""
 
 
 class NotReadyError(RequestError):

@@ -7,6 +7,8 @@ Rules kept here:
 - A model's active version changes in one assignment: there is no moment without an answer.
 - Where memory allows one version only, the old one goes first and the model is *held*: requests wait
   for the next version, a bounded time and a bounded number of them, and are then refused.
+- Beside the active version one more may take part: as an arm that answers a share of the requests, as a
+  shadow that gets copies, or on standby. Requests that name an arm's version reach it; nobody reaches a shadow.
 - A version that was let go closes when its last lease ends, on the registry's own thread, and its
   counters are kept until they are drained.
 """
@@ -23,11 +25,13 @@ from pathlib import Path
 
 from agent.bundle import Manifest
 from agent.errors import DeviceError
-from agent.runtime.counters import Counts
+from agent.runtime.counters import Counts, VersionCounters
 from agent.runtime.errors import NotReadyError, UnknownServableError
 from agent.runtime.loading import load_warm, read_manifest
-from agent.runtime.servable import Handle, Servable, ServableState
-from agent.runtime.session import EngineOptions
+from agent.runtime.providers import CPU
+from agent.runtime.routing import UNROUTABLE, Asker, Role, Share, routed_to_arm, routing_value
+from agent.runtime.servable import ANSWERING, Beside, Handle, Servable, ServableState
+from agent.runtime.session import EngineOptions, threads_of
 
 __all__ = ["Registry", "RegistryLimits", "VersionWindow"]
 
@@ -57,6 +61,7 @@ class VersionWindow:
     version: str
     manifest_sha256: str
     counts: Counts
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,12 @@ class _Hold:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """A model's loaded versions, newest last, and the one that answers."""
+    """A model's loaded versions, newest last, the one that answers and the one that takes part beside it."""
 
     active: Servable | None = None
     loaded: tuple[Servable, ...] = ()
     hold: "_Hold | None" = None
+    beside: Beside | None = None
 
     def find(self, sha256: str) -> Servable | None:
         return next((servable for servable in self.loaded if servable.sha256 == sha256), None)
@@ -99,8 +105,9 @@ class Registry:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def acquire(self, name: str, version: str = "") -> Handle:
-        """A lease on the active version, or on the named one; use with ``with``.
+    def acquire(self, name: str, version: str = "", asker: Asker | None = None) -> Handle:
+        """A lease on the active version, or on the named one; use with ``with``. ``asker``: a request, which an
+        arm may have to answer.
 
         Raises:
             UnknownServableError: no such model or version. NotReadyError: loaded, but nothing
@@ -112,14 +119,20 @@ class Registry:
                 raise UnknownServableError(f"there is no model {name!r} on this device")
             if model.hold is not None and model.active is None:
                 raise _held_error(name, held=time.monotonic() < model.hold.until_s)
-            servable = model.active if version == "" else _by_version(model, name, version)
+            servable = _chosen(model, asker) if version == "" else _by_version(model, name, version)
             if servable is None:
                 raise NotReadyError(f"no version of model {name!r} is active yet")
             handle = servable.lease()
             if handle is not None:
                 return handle
 
-    def acquire_waiting(self, name: str, version: str = "", wait_s: float | None = None) -> Handle:
+    def acquire_waiting(
+        self,
+        name: str,
+        version: str = "",
+        wait_s: float | None = None,
+        asker: Asker | None = None,
+    ) -> Handle:
         """Like ``acquire``; blocks while the model is held, for ``wait_s`` at most (None: until the
         hold ends). For threads; a front on an event loop awaits ``held`` instead.
 
@@ -131,7 +144,7 @@ class Registry:
         while True:
             with self.held(name) as ended:
                 if ended is None:
-                    return self.acquire(name, version)
+                    return self.acquire(name, version, asker)
                 future, left_s = ended
                 if give_up_s is not None:
                     left_s = min(left_s, give_up_s - time.monotonic())
@@ -185,6 +198,11 @@ class Registry:
             return ()
         return sorted(model.loaded, key=lambda servable: servable is not model.active)
 
+    def on_one_thread(self, manifest: Manifest) -> bool:
+        """Whether a run of the bundle uses one thread of the processor, its caller's, and nothing else."""
+        engine = self._engine
+        return engine.providers == (CPU,) and threads_of(manifest.intra_op_threads, engine) == 1
+
     def names(self) -> Sequence[str]:
         """Models with a loaded version, in order."""
         return sorted(self._models)
@@ -231,11 +249,41 @@ class Registry:
                     f"version {sha256[:12]} of model {name!r} is not loaded, so it cannot be activated"
                 )
             old = model.active
+            beside = model.beside
+            if beside is not None and beside.servable is servable:
+                beside = None
+            servable.answered_before = True
+            servable.take_role("")
             servable.state = ServableState.ACTIVE
-            self._put(name, replace(model, active=servable, hold=None))
+            self._put(name, replace(model, active=servable, hold=None, beside=beside))
             if old is not None and old is not servable:
                 old.state = ServableState.PREVIOUS
         _end_hold(model)
+
+    def share(self, name: str, share: Share | None) -> None:
+        """A loaded version takes part beside the active one as ``share`` says; None: none does any more.
+
+        Said again for the same version and role, only the share changes. It ends when that version is activated
+        or unloaded.
+
+        Raises:
+            DeviceError: the version is not loaded, or is the active one.
+        """
+        with self._write:
+            model = self._models.get(name, _Model())
+            beside = None if share is None else _beside(model, name, share)
+            past = model.beside
+            if past is not None and (beside is None or past.servable is not beside.servable):
+                _take_part(past.servable, None)
+            if beside is not None:
+                _take_part(beside.servable, beside.share.role)
+            if model.loaded:
+                self._put(name, replace(model, beside=beside))
+
+    def beside(self, name: str) -> Beside | None:
+        """What takes part beside the active version of a model."""
+        model = self._models.get(name)
+        return None if model is None else model.beside
 
     def unload(self, name: str, sha256: str, hold_s: float = 0.0) -> None:
         """Let a version go; it closes once its last lease ends. Unknown versions are no error.
@@ -252,8 +300,12 @@ class Registry:
             hold = model.hold
             if model.active is servable and hold_s > 0:
                 hold = _Hold(time.monotonic() + min(hold_s, self._limits.max_hold_s))
-            self._put(name, _Model(active, rest, hold))
+            beside = model.beside
+            if beside is not None and beside.servable is servable:
+                beside = None
+            self._put(name, _Model(active, rest, hold, beside))
             servable.state = ServableState.RETIRED
+            servable.shadow = None
             self._retired.append(servable)
             self._bound_retired()
         servable.retire(self._idle.put)
@@ -269,17 +321,21 @@ class Registry:
         )
 
     def drain(self) -> Sequence[VersionWindow]:
-        """Counters since the last drain: one window a loaded version, and one for each that was let
-        go since and has counted something."""
+        """Counters since the last drain: one window a loaded version, and one for each that was let go since, or
+        had another role before, and has counted something."""
         with self._write:
             loaded = [servable for model in self._models.values() for servable in model.loaded]
             retired = list(self._retired)
             self._retired = [servable for servable in retired if not servable.closed]
-        windows = [_window(servable) for servable in loaded]
-        last = [_window(servable) for servable in retired]
-        return windows + [
-            window for window in last if window.counts.requests or window.counts.input_violations
+        windows = [_window(servable, servable.counters) for servable in loaded]
+        past = [
+            (servable, counters) for servable in loaded for counters in servable.all_counters()[1:]
         ]
+        past += [
+            (servable, counters) for servable in retired for counters in servable.all_counters()
+        ]
+        last = [_window(servable, counters) for servable, counters in past]
+        return windows + [window for window in last if window.counts.any]
 
     def close(self) -> None:
         """Stop the closing thread. Leases under way are not waited for."""
@@ -288,6 +344,11 @@ class Registry:
 
     def _put(self, name: str, model: _Model) -> None:
         """Replace the map: the one assignment that readers see."""
+        shadow = model.beside
+        if shadow is not None and shadow.share.role is not Role.SHADOW:
+            shadow = None
+        for servable in model.loaded:
+            servable.shadow = shadow if servable is model.active else None
         models = dict(self._models)
         models[name] = model
         if not model.loaded and model.hold is None:
@@ -332,6 +393,51 @@ def _end_hold(model: _Model) -> None:
         model.hold.ended.set_result(None)
 
 
+def _chosen(model: _Model, asker: Asker | None) -> Servable | None:
+    """Who answers a request that names no version."""
+    beside, active = model.beside, model.active
+    if beside is None or asker is None or active is None:
+        return active
+    share = beside.share
+    if share.role is not Role.ARM:
+        return active
+    value = routing_value(share, asker)
+    if value is None:
+        active.counters.noted(UNROUTABLE)
+        return active
+    return beside.servable if routed_to_arm(share, value) else active
+
+
+def _beside(model: _Model, name: str, share: Share) -> Beside:
+    """Who takes part as ``share`` says. Raises DeviceError."""
+    servable = model.find(share.manifest_sha256)
+    what = f"version {share.manifest_sha256[:12]} of model {name!r}"
+    if servable is None:
+        raise DeviceError(f"{what} is not loaded, so it cannot take part as {share.role}; load it")
+    if servable is model.active:
+        raise DeviceError(
+            f"{what} is the one that answers, so it cannot take part beside itself as {share.role}"
+        )
+    past = model.beside
+    if past is not None and past.servable is servable and past.share.role is share.role:
+        past.share = share
+        return past
+    return Beside(servable, share)
+
+
+def _take_part(servable: Servable, role: Role | None) -> None:
+    """Give a version the state and the counters of its role; None: it takes no part any more."""
+    waiting = ServableState.PREVIOUS if servable.answered_before else ServableState.CANDIDATE
+    if role is None:
+        servable.state = waiting
+    elif role is Role.STANDBY:
+        # What was active goes on answering requests that name its version.
+        servable.state = waiting if servable.answered_before else ServableState.STANDBY
+    else:
+        servable.state = ServableState(role)
+    servable.take_role("" if role is None or role is Role.STANDBY else role)
+
+
 def _by_version(model: _Model, name: str, version: str) -> Servable:
     """The version that answers under this name: the active one first, then the newest that was
     active."""
@@ -343,16 +449,16 @@ def _by_version(model: _Model, name: str, version: str) -> Servable:
     if model.active in found:
         assert model.active is not None
         return model.active
-    answering = [servable for servable in found if servable.state is not ServableState.CANDIDATE]
+    answering = [servable for servable in found if servable.state in ANSWERING]
     if not answering:
         raise NotReadyError(f"version {version!r} of model {name!r} is loaded but not active yet")
     return answering[-1]
 
 
-def _window(servable: Servable) -> VersionWindow:
+def _window(servable: Servable, counters: VersionCounters) -> VersionWindow:
     manifest = servable.manifest
     return VersionWindow(
-        manifest.model, manifest.version, servable.sha256, servable.counters.drain()
+        manifest.model, manifest.version, servable.sha256, counters.drain(), counters.role
     )
 
 

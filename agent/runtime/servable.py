@@ -3,20 +3,26 @@
 Rules kept here:
 
 - A lease taken keeps the pipeline; a servable that was let go gives no new leases.
+- Each role that a version has counts for itself: what it did as an arm is not what it did as the active one.
 - The last lease to end reports it and does nothing more: freeing a model is never done on a
   request's thread.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count
 from types import TracebackType
+from typing import Final
 
 from agent.bundle import Manifest
 from agent.runtime.counters import VersionCounters
+from agent.runtime.observer import Observer, observer_of
 from agent.runtime.pipeline import Pipeline
+from agent.runtime.routing import Share
 
-__all__ = ["Handle", "Servable", "ServableState"]
+__all__ = ["ANSWERING", "Beside", "Handle", "Servable", "ServableState"]
 
 
 class ServableState(StrEnum):
@@ -28,8 +34,18 @@ class ServableState(StrEnum):
     """Answers requests that name no version."""
     PREVIOUS = "previous"
     """Was active: still answers requests that name its version."""
+    SHADOW = "shadow"
+    """Gets copies of requests; answers nobody."""
+    ARM = "arm"
+    """Answers its share of the requests, and those that name its version."""
+    STANDBY = "standby"
+    """Warm, to take over at once: does not answer yet."""
     RETIRED = "retired"
     """Let go: gives no new lease, closes when the last one ends."""
+
+
+ANSWERING: Final = (ServableState.ACTIVE, ServableState.PREVIOUS, ServableState.ARM)
+"""States in which a version answers requests that name it."""
 
 
 class Servable:
@@ -40,11 +56,15 @@ class Servable:
         "_idle",
         "_leases",
         "_lock",
+        "_others",
         "_pipeline",
+        "answered_before",
         "counters",
         "manifest",
+        "observer",
         "saved_form",
         "sha256",
+        "shadow",
         "state",
     )
 
@@ -57,9 +77,33 @@ class Servable:
         self.saved_form = saved_form
         self._idle: Callable[[Servable], None] | None = None
         self.manifest: Manifest = pipeline.manifest
+        self.observer: Observer | None = observer_of(pipeline.manifest)
+        """Looks at what it answers; None where there is nothing to count."""
         self.sha256 = sha256
         self.state = ServableState.CANDIDATE
-        self.counters = VersionCounters(pipeline.manifest.objectives.latency_ms / 1000.0)
+        self.answered_before = False
+        """It has been active."""
+        self.shadow: Beside | None = None
+        """Who gets copies of what this version, the active one, is asked; a glance for every request."""
+        self.counters = VersionCounters(self._objective_s)
+        self._others: list[VersionCounters] = []
+
+    @property
+    def _objective_s(self) -> float:
+        return self.manifest.objectives.latency_ms / 1000.0
+
+    def take_role(self, role: str) -> None:
+        """Count from now on for ``role``. Requests under way count for the role they began with."""
+        if role == self.counters.role:
+            return
+        known = [counters for counters in self._others if counters.role == role]
+        taken = known[0] if known else VersionCounters(self._objective_s, role)
+        self._others = [it for it in self._others if it is not taken] + [self.counters]
+        self.counters = taken
+
+    def all_counters(self) -> "Sequence[VersionCounters]":
+        """The counters of the present role, then those of roles it had before."""
+        return (self.counters, *self._others)
 
     def lease(self) -> "Handle | None":
         """A lease, or None when the servable has been let go."""
@@ -104,6 +148,21 @@ class Servable:
             idle = self._idle if self._leases == 0 else None
         if idle is not None:
             idle(self)
+
+
+@dataclass(slots=True, eq=False)
+class Beside:
+    """The version beside the active one and how it takes part. ``share`` may change while it lasts; what a shadow has
+    done wrong stays."""
+
+    servable: Servable
+    share: Share
+    numbers: "count[int]" = field(default_factory=count)
+    """One for each request that has no id."""
+    timeouts: int = 0
+    """Runs of a shadow, one after the other, that had to be ended."""
+    suspended: bool = False
+    """A shadow that gets no more copies, because of those."""
 
 
 class Handle:

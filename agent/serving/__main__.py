@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     registry = Registry(engine=EngineOptions(providers=tuple(options.providers.split(","))))
     watchdog = RunWatchdog(max_run_s=limits.max_run_s, look_every_s=limits.look_every_s)
     protocol = InferenceProtocol(registry, watchdog)
-    control = ControlLoop(channel, registry, lambda: _tell(stop), protocol.feedback.log)
+    control = ControlLoop(channel, registry, lambda: _tell(stop), protocol.drained)
     try:
         check_available(
             options.providers.split(","), ort.get_available_providers(), "[serving] providers"

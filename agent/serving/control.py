@@ -9,14 +9,26 @@ requests: a load takes long.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from enum import StrEnum
 from typing import Any, Final, cast
 
 from agent.errors import DeviceError
 from agent.ports import ServedWindow
+from agent.runtime.routing import SLOTS, Role, Share
 from protos import report_pb2
 
-__all__ = ["MAX_LINE_BYTES", "Event", "Fault", "Message", "Op", "decode", "encode", "windows_from"]
+__all__ = [
+    "MAX_LINE_BYTES",
+    "Event",
+    "Fault",
+    "Message",
+    "Op",
+    "decode",
+    "encode",
+    "share_from",
+    "windows_from",
+]
 
 MAX_LINE_BYTES: Final = 1 << 20
 
@@ -28,8 +40,8 @@ class Op(StrEnum):
 
     LOAD = "load"
     ACTIVATE = "activate"
-    SHARE = "share"
     UNLOAD = "unload"
+    SHARE = "share"
     DRAIN = "drain"
     PING = "ping"
     SHUTDOWN = "shutdown"
@@ -71,6 +83,30 @@ def decode(line: bytes) -> Message:
     return message
 
 
+def share_from(entry: object) -> Share | None:
+    """What the request to share says: ``{"manifest_sha256", "role", "traffic_bp", "routing_key", "salt"}``, or None
+    for nothing beside.
+
+    Raises:
+        DeviceError: it is something else.
+    """
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not entry.keys() <= {it.name for it in fields(Share)}:
+        raise DeviceError(
+            f"'sharing' must be null or say how a version takes part, got {entry!r:.200}"
+        )
+    texts = [entry.get(key, "") for key in ("manifest_sha256", "routing_key", "salt", "role")]
+    traffic_bp, role = entry.get("traffic_bp", 0), texts[3]
+    if not all(isinstance(text, str) for text in texts) or role not in set(Role):
+        raise DeviceError(f"'sharing' names no version or no role, got {entry!r:.200}")
+    if isinstance(traffic_bp, bool) or not isinstance(traffic_bp, int):
+        raise DeviceError(f"'sharing' must give traffic_bp as a whole number, got {traffic_bp!r}")
+    if not 0 <= traffic_bp <= SLOTS:
+        raise DeviceError(f"'sharing' must give traffic_bp from 0 to {SLOTS}, got {traffic_bp}")
+    return Share(texts[0], Role(role), traffic_bp, texts[1], texts[2])
+
+
 def windows_from(answer: Message) -> Sequence[ServedWindow]:
     """The windows in the answer to a drain."""
     return [_window(cast(Message, entry)) for entry in answer.get("windows", ())]
@@ -78,20 +114,9 @@ def windows_from(answer: Message) -> Sequence[ServedWindow]:
 
 def _window(entry: Message) -> ServedWindow:
     histogram = entry.get("latency")
-    return ServedWindow(
-        model=entry["model"],
-        version=entry["version"],
-        manifest_sha256=entry["manifest_sha256"],
-        requests=entry["requests"],
-        failures=entry["failures"],
-        over_objective=entry["over_objective"],
-        input_violations=entry["input_violations"],
-        output_violations=entry["output_violations"],
-        non_finite=entry["non_finite"],
-        error_kinds=dict(entry["error_kinds"]),
-        feedback_count=entry.get("feedback_count", 0),
-        feedback_correct=entry.get("feedback_correct", 0),
-        feedback_abs_error_sum=entry.get("feedback_abs_error_sum", 0.0),
-        feedback_unknown=entry.get("feedback_unknown", 0),
-        latency=None if histogram is None else report_pb2.Histogram(**histogram),
-    )
+    known = {name: entry[name] for name in _WINDOW_FIELDS if name in entry}
+    latency = None if histogram is None else report_pb2.Histogram(**histogram)
+    return ServedWindow(**{**known, "latency": latency})
+
+
+_WINDOW_FIELDS: Final = tuple(field.name for field in fields(ServedWindow))

@@ -4,6 +4,8 @@ once."""
 import asyncio
 import contextlib
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 from agent.errors import BundleError, DeviceError
 from agent.serving.control import MAX_LINE_BYTES, Event, Fault, Message, Op, decode, encode
@@ -37,7 +39,7 @@ class ControlClient:
         """
         return await asyncio.shield(self._ready)
 
-    async def ask(self, op: Op, **arguments: object) -> Message:
+    async def ask(self, op: Op, **arguments: str | float | Mapping[str, Any] | None) -> Message:
         """Send a request and wait for its answer, for as long as the caller likes.
 
         Raises:

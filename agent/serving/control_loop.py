@@ -14,16 +14,14 @@ import queue
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from agent.bundle.folder import read_bundle
 from agent.errors import AgentError, BundleError, DeviceError
 from agent.runtime import run_marks
-from agent.runtime.registry import Registry, VersionWindow
-from agent.serving.control import MAX_LINE_BYTES, Fault, Message, Op, decode, encode
-from agent.serving.feedback import FeedbackLog, merged_windows
+from agent.runtime.registry import Registry
+from agent.serving.control import MAX_LINE_BYTES, Fault, Message, Op, decode, encode, share_from
 
 __all__ = ["ControlLoop"]
 
@@ -40,12 +38,13 @@ class ControlLoop:
         channel: socket.socket,
         registry: Registry,
         ended: Callable[[], None],
-        feedback: FeedbackLog | None = None,
+        drained: Callable[[], list[dict[str, Any]]],
     ) -> None:
+        """``drained`` gives what was counted since it was last asked."""
         self._channel = channel
         self._registry = registry
         self._ended = ended
-        self._feedback = feedback or FeedbackLog()
+        self._drained = drained
         self._write = threading.Lock()
         self._loads: queue.Queue[Message] = queue.Queue(MAX_WAITING_LOADS)
 
@@ -135,9 +134,10 @@ class ControlLoop:
                 self._registry.activate(message["model"], message["manifest_sha256"])
             case Op.UNLOAD:
                 self._registry.unload(message["model"], message["manifest_sha256"])
+            case Op.SHARE:
+                self._registry.share(message["model"], share_from(message.get("sharing")))
             case Op.DRAIN:
-                windows = [_to_json(window) for window in self._registry.drain()]
-                return {"windows": merged_windows(windows, self._feedback.drain())}
+                return {"windows": self._drained()}
             case Op.SHUTDOWN:
                 self._ended()
             case Op.PING:
@@ -149,14 +149,3 @@ class ControlLoop:
 
 def _refuse_load(_message: Message) -> Message:
     raise DeviceError(f"{MAX_WAITING_LOADS} loads are waiting already; try again later")
-
-
-def _to_json(window: VersionWindow) -> dict[str, Any]:
-    counts = window.counts
-    return {
-        **asdict(counts),
-        "latency": None if counts.latency is None else counts.latency.to_json(),
-        "model": window.model,
-        "version": window.version,
-        "manifest_sha256": window.manifest_sha256,
-    }

@@ -9,6 +9,8 @@ Rules kept here:
   predicted: a label or a number a row, never the inputs.
 - Which output is judged: the one that the manifest's parameter ``feedback_output`` names, else the first one with
   labels, else the first one that has one number or text a row. A model without such an output takes no feedback.
+- Which version answered a request is remembered as well for those that cannot be judged: counts of an application's
+  own refer to it (``agent.serving.counting``).
 - Each row is judged once, and counted for the version that answered, whichever is active by then. Feedback that no
   remembered answer belongs to is counted for the version that is active now.
 """
@@ -19,7 +21,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -30,6 +32,8 @@ from agent.bundle import Manifest, TensorSpec
 from agent.runtime.dtypes import Array
 from agent.runtime.errors import InputContractError, RequestError, UnknownServableError
 from agent.runtime.registry import Registry
+from agent.runtime.servable import Servable
+from agent.serving.errors import OverloadError
 from protos import feedback_pb2
 
 __all__ = [
@@ -40,8 +44,8 @@ __all__ = [
     "FeedbackLog",
     "Outcome",
     "Truth",
+    "Version",
     "judged_output",
-    "merged_windows",
     "predictions_in",
 ]
 
@@ -102,11 +106,12 @@ class FeedbackCounts:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Whose answer it was."""
+    """Whose answer it was, in which role ("" or that of an arm)."""
 
     model: str
     version: str
     manifest_sha256: str
+    role: str = ""
 
 
 @dataclass(slots=True)
@@ -131,8 +136,9 @@ class FeedbackLog:
     def remember(
         self, version: Version, request_id: str, predictions: Sequence[Prediction]
     ) -> None:
-        """A request was answered. An id that is used again means the newer request."""
-        if not request_id or len(request_id) > MAX_ID_CHARS or not predictions:
+        """A request was answered. An id that is used again means the newer request. ``predictions`` may be empty:
+        then there is nothing to judge."""
+        if not request_id or len(request_id) > MAX_ID_CHARS:
             return
         rows = dict(enumerate(predictions[: self._limits.max_rows]))
         key = (version.model, request_id)
@@ -141,6 +147,14 @@ class FeedbackLog:
             self._answers[key] = _Answered(version, self._clock(), rows)
             while len(self._answers) > self._limits.max_requests:
                 self._answers.popitem(last=False)
+
+    def answered_by(self, model: str, request_id: str) -> Version | None:
+        """Which version of the model answered the request; None when that is not remembered (any more)."""
+        with self._lock:
+            answer = self._answers.get((model, request_id))
+            if answer is None or self._clock() - answer.at_s > self._limits.max_age_s:
+                return None
+            return answer.version
 
     def judge(self, active: Version, truth: Truth) -> Outcome:
         """Compare an answer of the model with the truth. ``active``: who is charged with feedback for nobody.
@@ -161,8 +175,6 @@ class FeedbackLog:
                 return Outcome.UNKNOWN
             outcome = self._compared(answer.version, predicted, truth)
             del answer.rows[truth.row]
-            if not answer.rows:
-                del self._answers[key]
             return outcome
 
     def _compared(self, version: Version, predicted: Prediction, truth: Truth) -> Outcome:
@@ -254,15 +266,15 @@ class FeedbackDesk:
         return self._log
 
     def answered(
-        self, manifest: Manifest, sha256: str, request_id: str, outputs: Mapping[str, Array]
+        self, servable: Servable, role: str, question: str, outputs: Mapping[str, Array]
     ) -> None:
-        """A request with this id was answered. Nothing to do without an id."""
-        if not request_id:
-            return
+        """The request with the id ``question`` was answered by this version in this role."""
+        manifest = servable.manifest
+        version = Version(manifest.model, manifest.version, servable.sha256, role)
         spec = judged_output(manifest)
-        if spec is not None and spec.name in outputs:
-            version = Version(manifest.model, manifest.version, sha256)
-            self._log.remember(version, request_id, predictions_in(spec, outputs[spec.name]))
+        judged = spec is not None and spec.name in outputs
+        predictions = predictions_in(spec, outputs[spec.name]) if spec and judged else []
+        self._log.remember(version, question, predictions)
 
     def feedback(self, model: str, truth: Truth) -> Outcome:
         """Take the truth about a request of a model.
@@ -291,53 +303,50 @@ class FeedbackDesk:
             return 503, _json({"error": str(error)})
         return 200, _json({"outcome": outcome})
 
-    def handler(self) -> Any:
-        """The generic handler of the gRPC service, for ``grpc.server(handlers=...)``."""
-        method = grpc.unary_unary_rpc_method_handler(
-            self._call,
-            request_deserializer=feedback_pb2.FeedbackRequest.FromString,
-            response_serializer=lambda message: message.SerializeToString(),
-        )
-        return grpc.method_handlers_generic_handler(FEEDBACK_SERVICE, {"Feedback": method})
+    def handler(
+        self, count: Callable[[feedback_pb2.CountRequest], feedback_pb2.CountResponse]
+    ) -> Any:
+        """The generic handler of the gRPC service, for ``grpc.server(handlers=...)``. ``count`` answers its method
+        for counters."""
+        methods: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
+            "Feedback": (self.message, feedback_pb2.FeedbackRequest),
+            "Count": (count, feedback_pb2.CountRequest),
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                _answering(answer),
+                request_deserializer=request.FromString,
+                response_serializer=lambda message: message.SerializeToString(),
+            )
+            for name, (answer, request) in methods.items()
+        }
+        return grpc.method_handlers_generic_handler(FEEDBACK_SERVICE, handlers)
 
-    def _call(
-        self, request: feedback_pb2.FeedbackRequest, context: Any
-    ) -> feedback_pb2.FeedbackResponse:
-        try:
-            outcome = self.feedback(request.model_name, _truth_of(request))
-        except UnknownServableError as error:
-            context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-        except InputContractError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except RequestError as error:
-            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    def message(self, request: feedback_pb2.FeedbackRequest) -> feedback_pb2.FeedbackResponse:
+        """The answer to the gRPC method. Raises RequestError like ``feedback``."""
+        outcome = self.feedback(request.model_name, _truth_of(request))
         return feedback_pb2.FeedbackResponse(outcome=outcome)
 
 
-def merged_windows(
-    windows: Sequence[Mapping[str, Any]], counts: Mapping[Version, FeedbackCounts]
-) -> list[dict[str, Any]]:
-    """Windows as the control channel carries them, with what was judged; a version without one gets one."""
-    left = {version.manifest_sha256: (version, counted) for version, counted in counts.items()}
-    merged = []
-    for window in windows:
-        _, counted = left.pop(window["manifest_sha256"], (None, None))
-        merged.append({**window, **(asdict(counted) if counted is not None else {})})
-    for version, counted in left.values():
-        merged.append({**_EMPTY_WINDOW, **asdict(version), **asdict(counted)})
-    return merged
+def _answering(answer: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    def call(request: Any, context: Any) -> Any:
+        try:
+            return answer(request)
+        except RequestError as error:
+            context.abort(_code(error), str(error))
+            raise AssertionError("abort raises") from error
+
+    return call
 
 
-_EMPTY_WINDOW: Final[Mapping[str, Any]] = {
-    "requests": 0,
-    "failures": 0,
-    "over_objective": 0,
-    "input_violations": 0,
-    "output_violations": 0,
-    "non_finite": 0,
-    "error_kinds": {},
-    "latency": None,
-}
+def _code(error: RequestError) -> grpc.StatusCode:
+    if isinstance(error, UnknownServableError):
+        return grpc.StatusCode.NOT_FOUND
+    if isinstance(error, InputContractError):
+        return grpc.StatusCode.INVALID_ARGUMENT
+    if isinstance(error, OverloadError):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return grpc.StatusCode.UNAVAILABLE
 
 
 def _truth_in(body: bytes) -> Truth:

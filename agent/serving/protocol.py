@@ -4,6 +4,7 @@ Rules kept here:
 
 - Both front ends ask here, so that they cannot disagree: one lease, one check of the contract, one
   set of counters, one wording.
+- What is beside the active version takes nothing from a request: its answer is whole before a shadow is told of it.
 - Broken inputs are refused and counted apart from failures. Broken or non-finite outputs are
   counted and answered.
 - Which versions run is the fleet's decision: loading and unloading over the protocol is refused.
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from agent import __version__
 from agent.bundle import Manifest
@@ -28,13 +29,17 @@ from agent.runtime.errors import (
     InputContractError,
     NotReadyError,
     RequestError,
+    UnknownRequestError,
     UnknownServableError,
 )
 from agent.runtime.registry import Registry
-from agent.runtime.servable import Handle, ServableState
+from agent.runtime.servable import ANSWERING, Handle, ServableState
+from agent.serving.counting import CountingDesk
 from agent.serving.errors import CallerGoneError, FleetDecidesError, OverloadError
 from agent.serving.feedback import FeedbackDesk
+from agent.serving.shadow import Answered, ShadowRunner
 from agent.serving.watchdog import RunWatchdog
+from agent.serving.windows import drained_windows
 
 __all__ = [
     "EXTENSIONS",
@@ -59,9 +64,14 @@ _STATES: Final = {
     ServableState.ACTIVE: ("READY", ""),
     ServableState.PREVIOUS: ("READY", "not active: answers only requests that name its version"),
     ServableState.CANDIDATE: ("UNAVAILABLE", "loaded, not active yet"),
+    ServableState.ARM: (
+        "READY",
+        "answers its share of the requests, and those that name its version",
+    ),
+    ServableState.SHADOW: ("UNAVAILABLE", "gets copies of requests, answers nobody"),
+    ServableState.STANDBY: ("UNAVAILABLE", "loaded, ready to take over"),
     ServableState.RETIRED: ("UNAVAILABLE", "being unloaded"),
 }
-_ANSWERING: Final = (ServableState.ACTIVE, ServableState.PREVIOUS)
 _UNSUPPORTED: Final = ("classification", "shared_memory_region")
 _log = logging.getLogger(__name__)
 
@@ -83,6 +93,7 @@ class Fault(Enum):
 
 _FAULTS: Final[Mapping[type[Exception], Fault]] = {
     UnknownServableError: Fault.NOT_FOUND,
+    UnknownRequestError: Fault.NOT_FOUND,
     NotReadyError: Fault.UNAVAILABLE,
     InputContractError: Fault.INVALID_ARGUMENT,
     FleetDecidesError: Fault.PERMISSION_DENIED,
@@ -143,6 +154,9 @@ class InferenceProtocol:
         self._watchdog = watchdog
         self.feedback = FeedbackDesk(registry)
         """Takes the truth about what was answered."""
+        self.counting = CountingDesk(registry, self.feedback.log)
+        """Takes what applications count."""
+        self._shadows = ShadowRunner(registry, watchdog)
 
     def infer(self, question: Question[T]) -> T:
         """Run a model on one request.
@@ -154,10 +168,10 @@ class InferenceProtocol:
         began_s = time.perf_counter()
         if question.waits:
             handle = self._registry.acquire_waiting(
-                question.model, question.version, question.remaining_s()
+                question.model, question.version, question.remaining_s(), question
             )
         else:
-            handle = self._registry.acquire(question.model, question.version)
+            handle = self._registry.acquire(question.model, question.version, question)
         # Only now: what a request waited for a version is not that version's latency.
         began_s = time.perf_counter()
         with handle:
@@ -191,14 +205,26 @@ class InferenceProtocol:
             counters.failed("unexpected")
             raise
         findings = check_outputs(manifest.outputs, outputs)
+        observer = servable.observer
+        seen = None if observer is None else observer.look(outputs)
         answer = question.encode(Answer(manifest, names, outputs, servable.sha256))
-        self.feedback.answered(manifest, servable.sha256, question.request_id, outputs)
+        if question.request_id:
+            self.feedback.answered(servable, counters.role, question.request_id, outputs)
         counters.answered(
             time.perf_counter() - began_s,
+            seen,
             violations=bool(findings.violations),
             non_finite=bool(findings.non_finite),
         )
+        shadow = servable.shadow
+        if shadow is not None:
+            self._shadows.offer(shadow, Answered(servable, inputs, outputs), question.request_id)
         return answer
+
+    def drained(self) -> list[dict[str, Any]]:
+        """What every version counted since the last call, for the supervisor."""
+        stuck = self._watchdog.overdue()
+        return drained_windows(self._registry, self.feedback.log, self.counting.log, stuck)
 
     async def wait_held(self, model: str) -> None:
         """While memory allows ``model`` one version only and the next is being loaded: wait for it, a
@@ -243,7 +269,7 @@ class InferenceProtocol:
         versions = [
             servable.manifest.version
             for servable in self._registry.versions(name)
-            if servable.state in _ANSWERING
+            if servable.state in ANSWERING
         ]
         return manifest, versions
 

@@ -72,7 +72,7 @@ class InferenceService:
 
     def feedback_handler(self) -> Any:
         """The generic handler of the feedback service."""
-        return self._protocol.feedback.handler()
+        return self._protocol.feedback.handler(self._protocol.counting.message)
 
     def _stream_handler(self) -> Any:
         def stream(requests: Any, context: Any) -> Iterator[oip.ModelStreamInferResponse]:

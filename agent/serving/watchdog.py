@@ -37,6 +37,9 @@ class _Run:
     deadline_s: float
     options: Any
     thread: int
+    manifest_sha256: str
+    late_s: float
+    """From then on it takes longer than its latency objective."""
     told_s: float | None = None
 
 
@@ -78,12 +81,30 @@ class RunWatchdog:
         options = ort.RunOptions()
         key = id(options)  # alive, hence unique, until removed
         place = run_marks.begin(manifest_sha256)
-        self._runs[key] = _Run(time.monotonic() + limit_s, options, threading.get_ident())
+        now_s = time.monotonic()
+        self._runs[key] = _Run(
+            now_s + limit_s, options, threading.get_ident(), manifest_sha256, now_s + objective_s
+        )
         try:
             yield options
         finally:
             del self._runs[key]
             run_marks.end(place)
+
+    @property
+    def running(self) -> int:
+        """How many runs are under way."""
+        return len(self._runs)
+
+    def overdue(self) -> dict[str, int]:
+        """Runs under way that take longer than their latency objective by now, by manifest digest. A run counts only
+        when it ends; until then this is all that shows of one that hangs."""
+        now_s = time.monotonic()
+        found: dict[str, int] = {}
+        for run in list(self._runs.values()):
+            if now_s > run.late_s and run.manifest_sha256:
+                found[run.manifest_sha256] = found.get(run.manifest_sha256, 0) + 1
+        return found
 
     def stop(self) -> None:
         """End the watching thread."""

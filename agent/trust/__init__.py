@@ -9,13 +9,21 @@ a verified state), :mod:`agent.trust.manifest` (a manifest against its release),
 
 from agent.trust.cohort import in_cohort, slot_of
 from agent.trust.decide import decide
-from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Verb
+from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Tries, Verb
 from agent.trust.directive import Directive
 from agent.trust.errors import RefusedMetadataError
 from agent.trust.loopback import require_loopback
 from agent.trust.release import BundleRelease, bundle_path
 from agent.trust.state import TrustState, TrustStore
-from agent.trust.turns import excluded, is_open, is_stopped, selects, share_now_bp, stratum_of
+from agent.trust.turns import (
+    excluded,
+    is_open,
+    is_stopped,
+    may_try,
+    selects,
+    share_now_bp,
+    stratum_of,
+)
 
 __all__ = [
     "BundleRelease",
@@ -25,6 +33,7 @@ __all__ = [
     "Directive",
     "Reason",
     "RefusedMetadataError",
+    "Tries",
     "TrustState",
     "TrustStore",
     "Verb",
@@ -34,6 +43,7 @@ __all__ = [
     "in_cohort",
     "is_open",
     "is_stopped",
+    "may_try",
     "require_loopback",
     "selects",
     "share_now_bp",

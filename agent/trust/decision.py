@@ -11,13 +11,14 @@ from enum import Enum
 from agent.trust.directive import Directive
 from agent.trust.release import BundleRelease
 
-__all__ = ["CurrentModel", "Decision", "DeviceFacts", "Reason", "Verb"]
+__all__ = ["CurrentModel", "Decision", "DeviceFacts", "Reason", "Tries", "Verb"]
 
 
 class Verb(Enum):
     """What is to be done about one model."""
 
-    INSTALL = "install"  # go to the directive's bundle, or go on going there
+    INSTALL = "install"  # answer with the directive's bundle, or go on going there
+    BESIDE = "beside"  # hold the directive's bundle beside the one that answers
     KEEP = "keep"  # what is active stays active
     REVERT = "revert"  # leave the directive's bundle for the release's, or else the previous slot
     NONE = "none"  # nothing is wanted; a deployment that has not swapped yet is called off
@@ -38,6 +39,11 @@ class Reason(Enum):
     SPEED_LIMIT = "speed_limit"
     TOO_EARLY = "too_early"
     HALTED = "halted"
+    BESIDE = "beside"
+    EXCLUDED = "excluded"
+    CLOSED = "closed"
+    STRATUM_STOPPED = "stratum_stopped"
+    NOTHING_ACTIVE = "nothing_active"
     WITHDRAWN = "withdrawn"
     REFUSED_BEFORE = "refused_before"
     NOT_RELEASED = "not_released"
@@ -67,6 +73,14 @@ class DeviceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Tries:
+    """How often one rollout's bundle was refused or reverted here, and when last, in seconds since the epoch."""
+
+    count: int = 1
+    last_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class CurrentModel:
     """Where a device stands with one model.
 
@@ -76,7 +90,8 @@ class CurrentModel:
         previous_sha256: manifest of the bundle in the previous slot.
         pending_sha256: manifest of the bundle that a deployment under way is going to.
         pending_rollout_id: the rollout of that deployment.
-        refused: pairs of rollout id and manifest that this device has tried and will not try again.
+        refused: by rollout id and manifest, the tries of this device that ended badly; whether there
+            may be one more follows from the directive's ``retries``.
     """
 
     model: str
@@ -84,7 +99,7 @@ class CurrentModel:
     previous_sha256: str | None = None
     pending_sha256: str | None = None
     pending_rollout_id: str | None = None
-    refused: frozenset[tuple[str, str]] = frozenset()
+    refused: Mapping[tuple[str, str], Tries] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +109,8 @@ class Decision:
     Attributes:
         model: name of the model.
         verb: what to do.
-        reason: why, as a code.
+        reason: why, as a code. CLOSED with INSTALL or BESIDE: go on with what is under way, but try and
+            swap nothing before the open hours.
         text: why, for people.
         release: INSTALL: the bundle to go to. REVERT: the bundle to go back to, None for the
             previous slot.

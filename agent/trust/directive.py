@@ -18,7 +18,7 @@ from typing import Any, Final
 from agent.trust.cohort import SLOTS
 from agent.trust.errors import MalformedError
 
-__all__ = ["OPEN_HOURS", "OPTIONAL", "ROLLOUT_PREFIX", "Directive"]
+__all__ = ["MODES", "OPEN_HOURS", "OPTIONAL", "ROLLOUT_PREFIX", "Directive"]
 
 ROLLOUT_PREFIX: Final = "rollouts/"
 """Directives are targets of the rollout role under this path."""

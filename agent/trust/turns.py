@@ -12,19 +12,24 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from agent.trust.decision import DeviceFacts
+from agent.trust.decision import DeviceFacts, Tries
 from agent.trust.directive import OPEN_HOURS, Directive
 
 __all__ = [
+    "RETRY_FIRST_S",
     "excluded",
     "is_open",
     "is_stopped",
     "labels_of",
+    "may_try",
+    "next_try_s",
     "selects",
     "share_now_bp",
     "stratum_of",
 ]
 
+RETRY_FIRST_S: Final = 15 * 60.0
+"""Pause before the first retry; it doubles with each further one."""
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MINUTES_A_DAY: Final = 24 * 60
 _EPOCH_WEEKDAY: Final = 3
@@ -134,3 +139,23 @@ def stratum_of(facts: DeviceFacts) -> str:
 def is_stopped(directive: Directive, facts: DeviceFacts) -> bool:
     """Whether the device's stratum leaves the bundle again while the others go on."""
     return stratum_of(facts) in directive.stopped
+
+
+def next_try_s(directive: Directive, tries: Tries | None) -> float | None:
+    """From when on a device may try the bundle (again), seconds since the epoch; None: never by this rollout.
+
+    After the n-th try that ended badly it waits 2^(n-1) times ``RETRY_FIRST_S``.
+    """
+    if tries is None:
+        return 0.0
+    if tries.count > directive.retries:
+        return None
+    return tries.last_s + RETRY_FIRST_S * 2.0 ** (tries.count - 1)
+
+
+def may_try(directive: Directive, tries: Tries | None, now_s: float) -> bool:
+    """Whether a device may try the bundle now. A clock that went back since the last try keeps nobody waiting."""
+    at_s = next_try_s(directive, tries)
+    if at_s is None:
+        return False
+    return now_s >= at_s or (tries is not None and now_s < tries.last_s)

@@ -12,8 +12,9 @@ from agent.update.journal import (
     Slots,
 )
 from agent.update.policy import UpdateLimits
+from agent.update.served import ServedBundle
 from agent.update.states import Event, Phase
-from agent.update.updater import ServedBundle, Updater, UpdaterPorts
+from agent.update.updater import Updater, UpdaterPorts
 
 __all__ = [
     "Deployment",

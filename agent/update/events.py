@@ -37,6 +37,7 @@ _PHASES: Final[Mapping[Phase, report_pb2.Phase]] = {
     Phase.FETCH: report_pb2.PHASE_FETCH,
     Phase.VERIFY: report_pb2.PHASE_VERIFY,
     Phase.TRY: report_pb2.PHASE_TRY,
+    Phase.BESIDE: report_pb2.PHASE_BESIDE,
     Phase.SWAP: report_pb2.PHASE_SWAP,
     Phase.PROBATION: report_pb2.PHASE_PROBATION,
     Phase.COMMIT: report_pb2.PHASE_COMMIT,

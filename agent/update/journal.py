@@ -4,7 +4,7 @@ Rules kept here:
 - One record a model holds the slots and the deployment under way, and is saved as a whole: slots and
   deployment can never disagree.
 - A deployment that ended badly leaves a ``Refusal`` for (rollout, bundle), saved with the record, so
-  the same rollout never brings the same bundle twice. A new rollout may.
+  the same rollout brings the same bundle again only as often as its directive allows. A new rollout may.
 """
 
 from collections.abc import Mapping
@@ -56,6 +56,9 @@ class Deployment:
     ``replaces`` names an active bundle the fleet rolled back, when this deployment brings what
     replaces it. ``served``: the bundle has answered requests. ``reason`` says why it is reverting.
     ``stopped``: the agent was stopped in order since, so the restart that finds it is no crash.
+    ``mode``: the directive's; ``beside``: it is to be held beside what answers (else to answer), with the
+    directive's ``traffic_bp`` and ``routing_key``, which a restart needs before it has heard the fleet.
+    ``closed``: it waits before its trial for the open hours, until the fleet is heard to say otherwise.
     """
 
     id: str
@@ -75,6 +78,11 @@ class Deployment:
     replaces: str | None = None
     served: bool = False
     stopped: bool = False
+    mode: str = "canary"
+    beside: bool = False
+    traffic_bp: int = 0
+    routing_key: str = ""
+    closed: bool = False
 
     @property
     def installed(self) -> Installed:
@@ -102,12 +110,14 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A bundle that a rollout brought and that this device will not take from it again."""
+    """A bundle that a rollout brought and that did not stay: why the last time, how often, and when last."""
 
     rollout_id: str
     manifest_sha256: str
     reason_code: str
     reason: str
+    count: int = 1
+    at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

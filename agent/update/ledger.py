@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from agent.ports import Clock
+from agent.trust import Tries
 from agent.update.events import Facts, Outcome, deployment_event
 from agent.update.journal import Deployment, Journal, ModelRecord, Refusal, Slots
 from agent.update.policy import Refused, after_event
@@ -42,13 +43,15 @@ class Ledger:
         self._clock = clock
         self._report = report
         self._records: dict[str, ModelRecord] = {}
-        self._refused: frozenset[tuple[str, str]] = frozenset()
+        self._refused: dict[tuple[str, str], Tries] = {}
 
     def load(self) -> None:
         """Raises JournalError when the journal cannot be read."""
         content = self._journal.load()
         self._records = dict(content.models)
-        self._refused = frozenset((r.rollout_id, r.manifest_sha256) for r in content.refusals)
+        self._refused = {
+            (it.rollout_id, it.manifest_sha256): Tries(it.count, it.at_s) for it in content.refusals
+        }
 
     @property
     def records(self) -> Mapping[str, ModelRecord]:
@@ -114,7 +117,8 @@ class Ledger:
     ) -> None:
         """The deployment is over: report the outcome, then store it with the slots as they are now.
 
-        ``outcome`` where it is not the one of the event; ``remember``: never again from this rollout.
+        ``outcome`` where it is not the one of the event; ``remember``: as a try of this rollout that ended
+        badly, see ``agent.trust.may_try``.
         """
         next_phase(deployment.phase, event)
         outcome = outcome or _ENDS[event]
@@ -134,11 +138,14 @@ class Ledger:
         record = replace(record, deployment=None, slots=slots, crashes=crashes)
         refusal = None
         if remember:
+            before = self._refused.get((deployment.rollout_id, deployment.manifest_sha256))
             refusal = Refusal(
                 deployment.rollout_id,
                 deployment.manifest_sha256,
                 deployment.reason_code,
                 deployment.reason,
+                count=1 if before is None else before.count + 1,
+                at_s=self._clock.now_s(),
             )
         self._save(record, refusal)
 
@@ -165,7 +172,8 @@ class Ledger:
         self._journal.save(record, refusal)
         self._records[record.model] = record
         if refusal is not None:
-            self._refused |= {(refusal.rollout_id, refusal.manifest_sha256)}
+            key = (refusal.rollout_id, refusal.manifest_sha256)
+            self._refused = {**self._refused, key: Tries(refusal.count, refusal.at_s)}
 
 
 def _ids(deployment: Deployment) -> dict[str, str]:

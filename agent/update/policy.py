@@ -3,7 +3,10 @@
 Rules kept here:
 - Before the swap a deployment is called off as soon as the fleet wants something else; after the swap
   only the fleet's rollback ends it early, everything else waits for probation.
-- A bundle that this device refused or reverted is not taken again from the same rollout.
+- What is held beside is called off as early: nobody depends on it. The directive may also take it (it answers
+  from then on) or change its share.
+- A bundle that this device refused or reverted is taken again from the same rollout only as often as its
+  directive allows, after a pause.
 - A rollback goes to the bundle that the fleet names: at once when it is in the previous slot, else by
   a deployment, and the rolled-back bundle serves until the swap. Where the fleet names none, or this
   device has refused it, the rollback goes to the previous slot.
@@ -15,10 +18,18 @@ from enum import Enum
 
 from agent.delivery.fetch import FetchLimits
 from agent.health.crashes import CrashLimits
-from agent.trust import Decision, Directive, Verb
+from agent.trust import Decision, Directive, Reason, Tries, Verb, may_try
 from agent.update.journal import Deployment, Installed, ModelRecord, Slots
 from agent.update.memory_policy import MemoryLimits
-from agent.update.states import BEFORE_SWAP, ON_RESTART, Counter, Event, Phase, next_phase
+from agent.update.states import (
+    BEFORE_SWAP,
+    NOT_SWAPPED,
+    ON_RESTART,
+    Counter,
+    Event,
+    Phase,
+    next_phase,
+)
 
 __all__ = [
     "Action",
@@ -34,8 +45,8 @@ __all__ = [
     "slots_after_revert",
 ]
 
-Refused = frozenset[tuple[str, str]]
-"""Pairs of rollout id and manifest digest."""
+Refused = Mapping[tuple[str, str], Tries]
+"""Tries that ended badly, by rollout id and manifest digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +79,18 @@ class ActionKind(Enum):
     CANCEL = "cancel"
     WITHDRAW = "withdraw"
     ROLL_BACK = "roll_back"
+    TAKE = "take"  # what is held beside is to answer now
+    RETARGET = "retarget"  # the deployment goes on, to another end: beside or not, another share of requests
     ADOPT = "adopt"  # a newer rollout directs the bundle that is active: it is that rollout's from now on
     REPORT_REFUSED = "report_refused"  # the directive cannot be obeyed: tell the fleet, do nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One step that the fleet's wish asks for. ``start``: the deployment it is about, in phase IDLE."""
+    """One step that the fleet's wish asks for.
+
+    ``start``: the deployment it is about, in phase IDLE; for TAKE and RETARGET the one under way as it is to be.
+    """
 
     kind: ActionKind
     reason_code: str = ""
@@ -82,10 +98,12 @@ class Action:
     start: Deployment | None = None
 
 
-def choose(record: ModelRecord, decision: Decision | None, refused: Refused) -> Action | None:
+def choose(
+    record: ModelRecord, decision: Decision | None, refused: Refused, now_s: float = 0.0
+) -> Action | None:
     """The one thing to do for this model now, or None when it is as the fleet wants it.
 
-    ``decision`` None: no directive names the model (any more).
+    ``decision`` None: no directive names the model (any more). ``now_s``: seconds since the epoch.
     """
     pending = record.deployment
     if pending is not None and pending.phase in (Phase.COMMIT, Phase.REVERT):
@@ -94,8 +112,8 @@ def choose(record: ModelRecord, decision: Decision | None, refused: Refused) -> 
         if decision is None:
             return _cancel(pending, "no_directive", "no directive names this model any more")
         return _cancel(pending, decision.reason.value, decision.text)
-    if decision.verb is Verb.INSTALL:
-        return _install(record, decision, refused)
+    if decision.verb in (Verb.INSTALL, Verb.BESIDE):
+        return _install(record, decision, refused, now_s)
     if decision.verb is Verb.KEEP:
         return _keep(record, decision)
     if decision.verb is Verb.REVERT:
@@ -104,24 +122,63 @@ def choose(record: ModelRecord, decision: Decision | None, refused: Refused) -> 
 
 
 def _cancel(pending: Deployment | None, code: str, text: str) -> Action | None:
-    if pending is None or pending.phase not in BEFORE_SWAP:
+    if pending is None or pending.phase not in NOT_SWAPPED:
         return None
     return Action(ActionKind.CANCEL, code, text)
 
 
-def _install(record: ModelRecord, decision: Decision, refused: Refused) -> Action | None:
+def _install(
+    record: ModelRecord, decision: Decision, refused: Refused, now_s: float
+) -> Action | None:
+    """Go to the directive's bundle, to answer with it or to hold it beside."""
     directive = decision.directive
     assert directive is not None
     pending, active = record.deployment, record.slots.active
+    if pending is not None and _is_of(pending, directive):
+        return _go_on(pending, decision)
+    if decision.reason is Reason.CLOSED:
+        return None  # nothing else is begun now, so what is under way need not make room
     if pending is not None:
-        if (pending.rollout_id, pending.manifest_sha256) == (directive.id, directive.sha256):
-            return None
         return _cancel(pending, "superseded", f"rollout {directive.id} wants {directive.bundle}")
-    if (directive.id, directive.sha256) in refused:
+    if not may_try(directive, refused.get((directive.id, directive.sha256)), now_s):
         return None
     if active is not None and active.manifest_sha256 == directive.sha256:
         return _adopt(record, active, decision)
-    return Action(ActionKind.START, start=_seed(record, directive))
+    if decision.verb is Verb.BESIDE and active is None:
+        return None  # there is nothing (any more) that it could be held beside
+    return Action(ActionKind.START, start=_towards(_seed(record, directive), decision))
+
+
+def _is_of(pending: Deployment, directive: Directive) -> bool:
+    return (pending.rollout_id, pending.manifest_sha256) == (directive.id, directive.sha256)
+
+
+def _towards(deployment: Deployment, decision: Decision) -> Deployment:
+    """With the end that the decision asks for."""
+    directive = decision.directive
+    assert directive is not None
+    return replace(
+        deployment,
+        mode=directive.mode,
+        beside=decision.verb is Verb.BESIDE,
+        traffic_bp=directive.traffic_bp,
+        routing_key=directive.routing_key,
+        closed=decision.reason is Reason.CLOSED and deployment.phase is not Phase.BESIDE,
+    )
+
+
+def _go_on(pending: Deployment, decision: Decision) -> Action | None:
+    """The deployment under way is the one that is wanted; to what end may have changed."""
+    if pending.phase not in NOT_SWAPPED or pending.replaces is not None:
+        return None
+    wanted = _towards(pending, decision)
+    if pending.phase is Phase.BESIDE and not wanted.beside:
+        if decision.reason is Reason.CLOSED:
+            return None
+        return Action(ActionKind.TAKE, decision.reason.value, decision.text, wanted)
+    if wanted == pending:
+        return None
+    return Action(ActionKind.RETARGET, decision.reason.value, decision.text, wanted)
 
 
 def _keep(record: ModelRecord, decision: Decision) -> Action | None:
@@ -244,6 +301,8 @@ def after_event(deployment: Deployment, event: Event) -> Deployment:
         return replace(deployment, phase=phase)
     if event is Event.SWAPPED:
         return replace(deployment, phase=phase, attempt=1, served=True)
+    if event is Event.TAKEN:
+        return replace(deployment, phase=phase, attempt=1, boots=0)
     return replace(deployment, phase=phase, attempt=1)
 
 

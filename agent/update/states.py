@@ -5,7 +5,9 @@ with a phase that is found in the journal after a restart. A pair that is not in
 raises. The diagram in the documentation is generated from the table by ``to_mermaid``.
 
 - Up to and including ``try`` the bundle has never answered a request: it can be refused or cancelled.
-- From ``swap`` on it may have: the only ways out are ``commit`` and ``revert``.
+- In ``beside`` it is loaded next to the bundle that answers, which nothing but a swap changes: letting it go
+  takes nothing away, so it ends at once, whatever the reason.
+- From ``swap`` on it may have answered: the only ways out are ``commit`` and ``revert``.
 """
 
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ from agent.update.errors import TransitionError
 
 __all__ = [
     "BEFORE_SWAP",
+    "NOT_SWAPPED",
     "ON_RESTART",
     "TRANSITIONS",
     "Counter",
@@ -35,6 +38,7 @@ class Phase(Enum):
     FETCH = "fetch"
     VERIFY = "verify"
     TRY = "try"
+    BESIDE = "beside"
     SWAP = "swap"
     PROBATION = "probation"
     COMMIT = "commit"
@@ -51,14 +55,16 @@ class Event(Enum):
     FETCHED = "fetched"  # every piece is on the device
     DAMAGED = "damaged"  # pieces do not make up the bundle any more: fetch again
     VERIFIED = "verified"  # the slot is sealed and every file has its digest
-    TRIED = "tried"  # the trial passed
+    TRIED = "tried"  # the trial passed, and it is to answer
+    PLACED = "placed"  # the trial passed, and it is to be held beside the one that answers
+    TAKEN = "taken"  # what was held beside is to answer now
     REFUSED = "refused"  # never served: the bundle or this device says no
-    CANCELLED = "cancelled"  # the fleet does not want it any more, and it never served
+    CANCELLED = "cancelled"  # the fleet does not want it any more, and it was not swapped in
     SWAPPED = "swapped"  # requests go to the new bundle
     SWAP_FAILED = "swap_failed"  # it could not be loaded or activated
     PASSED = "passed"  # probation is over and every objective was kept
-    FAILED = "failed"  # probation failed, or the server died in it
-    WITHDRAWN = "withdrawn"  # the fleet rolls back while the bundle is on probation
+    FAILED = "failed"  # it broke its objectives or the server, on probation or beside
+    WITHDRAWN = "withdrawn"  # the fleet rolls back while the bundle is on probation or beside
     COMMITTED = "committed"
     REVERTED = "reverted"
     RESTARTED = "restarted"  # found in the journal after a restart of the agent
@@ -77,11 +83,19 @@ TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.VERIFY, Event.CANCELLED): Phase.IDLE,
     (Phase.VERIFY, Event.RESTARTED): Phase.VERIFY,
     (Phase.TRY, Event.TRIED): Phase.SWAP,
+    (Phase.TRY, Event.PLACED): Phase.BESIDE,
     (Phase.TRY, Event.REFUSED): Phase.IDLE,
     (Phase.TRY, Event.CANCELLED): Phase.IDLE,
     # The slot is hashed again after a restart, before the trial opens it.
     (Phase.TRY, Event.RESTARTED): Phase.TRY,
     (Phase.TRY, Event.DAMAGED): Phase.FETCH,
+    # No fetch and no trial again: it is loaded, or its slot is hashed before it is.
+    (Phase.BESIDE, Event.TAKEN): Phase.SWAP,
+    (Phase.BESIDE, Event.REFUSED): Phase.IDLE,
+    (Phase.BESIDE, Event.FAILED): Phase.IDLE,
+    (Phase.BESIDE, Event.CANCELLED): Phase.IDLE,
+    (Phase.BESIDE, Event.WITHDRAWN): Phase.IDLE,
+    (Phase.BESIDE, Event.RESTARTED): Phase.BESIDE,
     (Phase.SWAP, Event.SWAPPED): Phase.PROBATION,
     (Phase.SWAP, Event.SWAP_FAILED): Phase.REVERT,
     (Phase.SWAP, Event.WITHDRAWN): Phase.REVERT,
@@ -99,6 +113,8 @@ TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = {
 
 BEFORE_SWAP: Final = frozenset({Phase.FETCH, Phase.VERIFY, Phase.TRY})
 """Phases in which the bundle has never answered a request."""
+NOT_SWAPPED: Final = BEFORE_SWAP | {Phase.BESIDE}
+"""Phases that are called off without touching what answers."""
 
 
 class Counter(Enum):
@@ -129,6 +145,9 @@ ON_RESTART: Final[Mapping[Phase, RestartRule]] = {
         "verify again", Counter.ATTEMPT, Event.REFUSED, "verify_crashed_device"
     ),
     Phase.TRY: RestartRule("try again", Counter.ATTEMPT, Event.REFUSED, "trial_crashed_device"),
+    Phase.BESIDE: RestartRule(
+        "serve the active bundle, then load it beside again", Counter.BOOTS, Event.FAILED, "beside_restarts"
+    ),
     Phase.SWAP: RestartRule(
         "serve the previous bundle, then load again", Counter.BOOTS, Event.SWAP_FAILED, "swap_restarts"
     ),

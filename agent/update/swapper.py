@@ -19,6 +19,7 @@ from agent.health.budget import Breach
 from agent.health.crashes import Crash, crash_loop, with_crash
 from agent.health.probation import ProbationVerdict
 from agent.ports import Clock, SlotStore
+from agent.update.beside import ROLES, Beside
 from agent.update.events import Facts, Outcome
 from agent.update.journal import Deployment, Installed, ModelRecord
 from agent.update.ledger import Ledger
@@ -51,6 +52,8 @@ class SwapperPorts:
     timers: Timers
     clock: Clock
     offload: Offload
+    watch: ProbationWatch
+    beside: Beside
     ended: Callable[[Deployment], None]
 
 
@@ -63,7 +66,8 @@ class Swapper:
         self._servables = ports.servables
         self._timers = ports.timers
         self._limits = limits
-        self.watch = ProbationWatch()
+        self._watch = ports.watch
+        self._beside = ports.beside
         self.memory_breach: Breach | None = None
         """Set while agent and server hold more memory than they may."""
         self._crash_noted = 0
@@ -81,6 +85,9 @@ class Swapper:
             for what in (RESTORE, SERVER):
                 self._timers.release((what, model))
             deployment = record.deployment
+            if deployment is not None and deployment.phase is Phase.BESIDE:
+                last_exit = self._servables.last_exit or "no exit status"
+                self._beside.server_died(deployment, last_exit)
             if deployment is not None and deployment.phase is Phase.PROBATION:
                 if self._others_did_it(record):
                     self._off_probation(model)
@@ -175,13 +182,18 @@ class Swapper:
             self._limits.max_load_failures,
             error,
         )
-        if failures < self._limits.max_load_failures or record.deployment is not None:
+        deployment = record.deployment
+        is_beside = deployment is not None and deployment.phase is Phase.BESIDE
+        if failures < self._limits.max_load_failures or not (deployment is None or is_beside):
             return
         damaged = isinstance(error, SlotDamagedError)
         if record.slots.previous is not None or damaged:
             # Else: nothing to lose by trying again and again.
             code = "slot_damaged" if damaged else "active_unloadable"
-            self._leave(record, active, code, f"{active.bundle} cannot be served any more: {error}")
+            text = f"{active.bundle} cannot be served any more: {error}"
+            if deployment is not None:
+                await self._beside.leave(deployment, Event.CANCELLED, code, text)
+            self._leave(record, active, code, text)
 
     def leave_crashing(self, record: ModelRecord, reason: str) -> None:
         """Leave the active bundle for the previous one, or for nothing where there is none. Raises JournalError."""
@@ -235,7 +247,9 @@ class Swapper:
             manifest = await run_to_end(self._ports.offload, self._ports.slots.manifest, digest)
             if manifest is None:
                 raise SlotDamagedError(f"slot {digest[:12]}… of {deployment.bundle} is gone")
-            await self._servables.serve(model, digest, may_refuse=True)
+            await self._servables.serve(
+                model, digest, may_refuse=True, beside_only=deployment.mode in ROLES
+            )
         except ServerAwayError as error:
             logger.warning("model %s: swap waits: %s", model, error)
             self._timers.failed((SERVER, model))
@@ -255,7 +269,7 @@ class Swapper:
             self._fail(deployment, Event.SWAP_FAILED, code, str(error))
             return
         self._timers.clear((SERVER, model))
-        self.watch.begin(model, digest, manifest.objectives, self._ports.clock.monotonic_s())
+        self._watch.begin(model, digest, manifest.objectives, self._ports.clock.monotonic_s())
         facts = Facts(measures=self._servables.plan_measures(model))
         self._ledger.move(deployment, Event.SWAPPED, facts)
 
@@ -263,10 +277,10 @@ class Swapper:
         """Look at a bundle on probation. True when that ended it."""
         now_s = self._ports.clock.monotonic_s()
         breach = self.memory_breach
-        if breach is not None and breach.since_s >= self.watch.began_s(deployment.model):
+        if breach is not None and breach.since_s >= self._watch.began_s(deployment.model):
             self._fail(deployment, Event.FAILED, "probation_memory", breach.text)
             return True
-        judgement, look_s = self.watch.judge(deployment.model, now_s)
+        judgement, look_s = self._watch.judge(deployment.model, now_s)
         if judgement.verdict is ProbationVerdict.WAIT:
             if look_s is not None:
                 # A little late rather than a hair early, which would look again at the same moment.
@@ -294,18 +308,19 @@ class Swapper:
         self._off_probation(deployment.model)
 
     def _off_probation(self, model: str) -> None:
-        self.watch.end(model)
+        self._watch.end(model)
         self._timers.clear((LOOK, model))
         self._timers.clear((SERVER, model))
 
     # --- the two ways out -------------------------------------------------------------------------
 
     async def commit(self, deployment: Deployment) -> None:
-        """Let the old bundle go and make the new one the active slot."""
+        """Let the old bundle go (of a blue-green it stands by) and make the new one the active slot."""
         record = self._ledger.record(deployment.model)
         old = record.slots.active
-        if old is not None and old.manifest_sha256 != deployment.manifest_sha256:
-            await self._drop(deployment.model, old.manifest_sha256)
+        stays = old is None or old.manifest_sha256 == deployment.manifest_sha256
+        if old is not None and not stays and deployment.mode != "blue-green":
+            await self._servables.drop(deployment.model, old.manifest_sha256)
         outcome = Outcome.COMMITTED if deployment.replaces is None else Outcome.REVERTED
         self._ledger.end(
             deployment,
@@ -331,7 +346,7 @@ class Swapper:
                 if failures < self._limits.max_load_failures:
                     return
                 target = None
-        await self._drop(model, deployment.manifest_sha256)
+        await self._servables.drop(model, deployment.manifest_sha256)
         record = self._ledger.record(model)
         served = deployment.served or deployment.boots > 0
         self._ledger.end(
@@ -358,10 +373,3 @@ class Swapper:
         key = (deployment.rollout_id, deployment.manifest_sha256)
         self._damaged[key] = self._damaged.get(key, 0) + 1
         return self._damaged[key] > self._limits.max_damaged_slots
-
-    async def _drop(self, model: str, digest: str) -> None:
-        try:
-            await self._servables.drop(model, digest)
-        except (BundleError, DeviceError) as error:
-            # It costs memory at worst: the next start of the server does not load it.
-            logger.warning("model %s: %s… could not be unloaded: %s", model, digest[:12], error)

@@ -34,7 +34,9 @@ from agent.ports import (
     Trial,
 )
 from agent.trust import CurrentModel, Decision
+from agent.update.beside import Beside, BesidePorts
 from agent.update.errors import JournalError
+from agent.update.events import Outcome
 from agent.update.journal import Deployment, Journal, ModelRecord
 from agent.update.ledger import Ledger, Report
 from agent.update.planner import SwapPlanner
@@ -47,10 +49,12 @@ from agent.update.policy import (
     on_restart,
 )
 from agent.update.servables import Servables
-from agent.update.states import BEFORE_SWAP, Event, Phase
+from agent.update.served import ServedBundle, beside_of, served_of
+from agent.update.states import BEFORE_SWAP, NOT_SWAPPED, Event, Phase, next_phase
 from agent.update.steps import StepPorts, Steps
 from agent.update.swapper import SERVER, Swapper, SwapperPorts
 from agent.update.timers import Timers
+from agent.update.watch import ProbationWatch
 from agent.update.worker import Worker, WorkerPorts
 
 __all__ = ["ServedBundle", "Updater", "UpdaterPorts", "unlimited_space"]
@@ -88,18 +92,6 @@ class UpdaterPorts:
     memory: SwapMemory | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ServedBundle:
-    """A bundle that answers requests now, or will once the server is back."""
-
-    model: str
-    version: str
-    manifest_sha256: str
-    bundle: str
-    rollout_id: str
-    on_probation: bool = False
-
-
 class Updater:
     """See the module. All but ``run`` and ``resume`` return at once and are called from the same loop."""
 
@@ -115,6 +107,7 @@ class Updater:
             StepPorts(fetch, ports.slots, ports.metadata, ports.trial, ports.free_bytes), limits
         )
         self._wake = asyncio.Event()
+        self._watch = ProbationWatch()
         self._worker = Worker(
             WorkerPorts(
                 self._ledger,
@@ -128,6 +121,19 @@ class Updater:
             ),
             limits,
         )
+        self._beside = Beside(
+            BesidePorts(
+                self._ledger,
+                self._servables,
+                ports.slots,
+                self._timers,
+                ports.clock,
+                ports.offload,
+                self._watch,
+                self._ended,
+            ),
+            limits,
+        )
         self._swapper = Swapper(
             SwapperPorts(
                 self._ledger,
@@ -136,6 +142,8 @@ class Updater:
                 self._timers,
                 ports.clock,
                 ports.offload,
+                self._watch,
+                self._beside,
                 self._ended,
             ),
             limits,
@@ -155,7 +163,7 @@ class Updater:
 
     def observe(self, windows: Iterable[ServedWindow]) -> None:
         """What the model server counted since the last drain."""
-        if self._swapper.watch.observe(windows):
+        if self._watch.observe(windows):
             self._wake.set()
 
     def server_changed(self, state: ServerState) -> None:
@@ -166,7 +174,7 @@ class Updater:
     def memory_exceeded(self, breach: Breach | None) -> None:
         """Agent and server hold more memory than they may, since then; None: they do not (any more)."""
         if breach != self._swapper.memory_breach:
-            self._swapper.memory_breach = breach
+            self._swapper.memory_breach = self._beside.memory_breach = breach
             self._wake.set()
 
     def stopped(self) -> None:
@@ -202,18 +210,11 @@ class Updater:
 
     def served(self) -> tuple[ServedBundle, ...]:
         """What answers requests, one a model, for inventory and telemetry."""
-        found = []
-        for model, record in sorted(self._ledger.records.items()):
-            pending = record.deployment
-            swapped = pending is not None and pending.phase in (Phase.PROBATION, Phase.COMMIT)
-            it = pending.installed if pending is not None and swapped else record.slots.active
-            if it is not None:
-                found.append(
-                    ServedBundle(
-                        model, it.version, it.manifest_sha256, it.bundle, it.rollout_id, swapped
-                    )
-                )
-        return tuple(found)
+        return served_of(self._ledger.records.values())
+
+    def beside(self) -> tuple[ServedBundle, ...]:
+        """What is held beside, for telemetry: it answers a share of the requests, gets copies, or waits."""
+        return beside_of(self.deployments(), self._servables.shared)
 
     def deployments(self) -> tuple[Deployment, ...]:
         """The deployments under way."""
@@ -234,8 +235,9 @@ class Updater:
         self._swapper.notice_interrupted_loads()
         for deployment in self.deployments():
             event, found = on_restart(deployment, self._limits)
-            if event is Event.REFUSED:
-                self._ledger.end(found, event, remember=True)
+            if next_phase(found.phase, event) is Phase.IDLE:
+                outcome = Outcome.REVERTED if found.served else Outcome.REFUSED
+                self._ledger.end(found, event, outcome=outcome, remember=True)
             else:
                 self._ledger.move(found, event)
         for model in sorted(self._ledger.records):
@@ -308,10 +310,19 @@ class Updater:
             return True
         if self._wanted is not None:
             record = self._ledger.record(model)
-            action = choose(record, self._wanted.get(model), self._ledger.refused)
+            wish, now_s = self._wanted.get(model), self._ports.clock.now_s()
+            action = choose(record, wish, self._ledger.refused, now_s)
             if action is not None and await self._act(record, action):
                 return True
-        return await self._settle(model) or await self._proceed(model)
+        return (
+            await self._settle(model) or await self._proceed(model) or await self._stand_by(model)
+        )
+
+    async def _stand_by(self, model: str) -> bool:
+        """Keep or let go what a blue-green's flip left loaded, once the fleet has been heard."""
+        if self._wanted is None:
+            return False
+        return await self._beside.keep_standby(self._ledger.record(model), self._wanted.get(model))
 
     async def _settle(self, model: str) -> bool:
         """Finish what is past deciding, and serve what should be served."""
@@ -340,7 +351,7 @@ class Updater:
         if deployment is None:
             self._swapper.leave_crashing(record, reason)
             return True
-        if deployment.phase not in BEFORE_SWAP:
+        if deployment.phase not in NOT_SWAPPED:
             return False
         text = f"the active bundle has to go first: {reason}"
         await self._call_off(deployment, "active_crashes", text)
@@ -348,6 +359,9 @@ class Updater:
 
     async def _call_off(self, deployment: Deployment, code: str, reason: str) -> None:
         """Cancel a deployment that has not been swapped in."""
+        if deployment.phase is Phase.BESIDE:
+            await self._beside.leave(deployment, Event.CANCELLED, code, reason)
+            return
         if self._worker.works_on(deployment):
             await self._worker.stop()
         self._ledger.end(replace(deployment, reason_code=code, reason=reason), Event.CANCELLED)
@@ -360,6 +374,8 @@ class Updater:
             return False
         if deployment.phase in BEFORE_SWAP:
             return self._worker.start(deployment)
+        if deployment.phase is Phase.BESIDE:
+            return await self._beside.proceed(deployment)
         if deployment.phase is Phase.SWAP and self._timers.due((SERVER, model)):
             await self._swapper.swap(deployment)
             return True
@@ -382,7 +398,16 @@ class Updater:
             await self._call_off(deployment, code, reason)
         elif action.kind is ActionKind.WITHDRAW:
             assert deployment is not None
-            self._swapper.withdraw(deployment, code, reason)
+            if deployment.phase is Phase.BESIDE:
+                await self._beside.leave(deployment, Event.WITHDRAWN, code, reason)
+            else:
+                self._swapper.withdraw(deployment, code, reason)
+        elif action.kind in (ActionKind.TAKE, ActionKind.RETARGET):
+            assert action.start is not None
+            if action.kind is ActionKind.TAKE:
+                self._beside.take(action.start)
+            else:
+                self._ledger.keep(action.start)
         else:
             assert action.start is not None
             rolled_back = action.kind is ActionKind.ROLL_BACK

@@ -18,7 +18,7 @@ from agent.update.events import Facts
 from agent.update.journal import Deployment
 from agent.update.ledger import Ledger
 from agent.update.policy import UpdateLimits, attempts_allowed, kept_slots
-from agent.update.states import Event
+from agent.update.states import Event, Phase
 from agent.update.steps import StepResult, Steps
 from agent.update.timers import Timers
 
@@ -67,7 +67,9 @@ class Worker:
         return self._deployment is not None and self._deployment.id == deployment.id
 
     def start(self, deployment: Deployment) -> bool:
-        """Begin the step of the deployment's phase; False when another runs or it is not due."""
+        """Begin the step of the deployment's phase; False when another runs, it is not due or hours are closed."""
+        if deployment.closed and deployment.phase is Phase.TRY:
+            return False
         if self.busy or not self._timers.due((STEP, deployment.model)):
             return False
         self._deployment = deployment
@@ -95,6 +97,9 @@ class Worker:
         assert task is not None
         assert deployment is not None
         self._task = self._deployment = None
+        now = self._ledger.record(deployment.model).deployment
+        if now is not None and now.id == deployment.id:
+            deployment = now  # to what end it goes may have changed meanwhile
         try:
             result = task.result()
         except AgentError as error:
@@ -109,11 +114,18 @@ class Worker:
             self._refuse(deployment, result)
         elif result.event is Event.DAMAGED:
             await self._fetch_again(deployment, result)
+        elif result.event is Event.TRIED and deployment.closed:
+            logger.info(
+                "model %s: %s waits for its open hours", deployment.model, deployment.bundle
+            )
         else:
+            event = result.event
+            if event is Event.TRIED and deployment.beside:
+                event = Event.PLACED
             moved = replace(deployment, version=result.version or deployment.version)
             if moved.replaces is None:  # else the reason stays the fleet's rollback
                 moved = replace(moved, reason_code="", reason="")
-            self._ledger.move(moved, result.event, self._facts(deployment, result))
+            self._ledger.move(moved, event, self._facts(deployment, result))
 
     def forget(self, deployment: Deployment) -> None:
         """The deployment is over."""

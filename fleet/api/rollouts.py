@@ -102,6 +102,12 @@ async def decisions(
     return {"decisions": [entry.to_json() for entry in entries]}
 
 
+@router.get("/{rollout_id}/audit")
+async def audit(request: Request, rollout_id: str) -> dict[str, Any]:
+    """Every look and every decision of the controller, made again: equal or not, and where."""
+    return (await _executor(request).audit(rollout_id)).to_json()
+
+
 @router.get("/{rollout_id}/deployments")
 async def deployments(
     request: Request,

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ from fleet.artifacts.contract import Contract, fit_contract
 from fleet.artifacts.cut import cut_file
 from fleet.artifacts.errors import BuildRefusedError, ProjectError
 from fleet.artifacts.golden import Golden, add_recorded, load_golden
+from fleet.artifacts.observe import observe_of
 from fleet.artifacts.onnx_model import read_onnx
 from fleet.artifacts.project import PROJECT_FILE, Project, read_project
 from fleet.artifacts.record import record_outputs
@@ -111,7 +112,9 @@ def _recorded(
     """The cases, each with outputs."""
     open_cases = [case for case in golden if not case.outputs]
     inputs = {name: raw for case in open_cases for name, raw in case.files.items()}
-    _write(folder, project, contract, {**files, **inputs}, [], now_s)
+    # What is observed may need the outputs that are recorded only now.
+    unobserved = replace(project, observe=None)
+    _write(folder, unobserved, contract, {**files, **inputs}, [], now_s)
     answers = iter(record_outputs(folder, open_cases))
     return [
         case if case.outputs else add_recorded(case, contract, next(answers)) for case in golden
@@ -148,6 +151,7 @@ def _write(
         requirements=project.requirements,
         parameters=project.parameters,
         intra_op_threads=project.intra_op_threads,
+        observe=observe_of(project.observe, golden),
     )
     raw_manifest = manifest.to_bytes()
     if len(raw_manifest) > MAX_MANIFEST_BYTES:

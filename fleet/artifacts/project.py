@@ -22,10 +22,19 @@ from agent.bundle import (
     check_name,
 )
 from agent.bundle.names import CLASS_PATTERN, MODEL_PATTERN, TENSOR_PATTERN, VERSION_PATTERN
+from agent.bundle.observe import MAX_EDGES
 from fleet.artifacts.errors import ProjectError
-from fleet.artifacts.table import Table
+from fleet.artifacts.table import Table, is_number
 
-__all__ = ["PROJECT_FILE", "GoldenDraft", "Project", "StageDraft", "TensorDraft", "read_project"]
+__all__ = [
+    "PROJECT_FILE",
+    "GoldenDraft",
+    "ObserveDraft",
+    "Project",
+    "StageDraft",
+    "TensorDraft",
+    "read_project",
+]
 
 PROJECT_FILE: Final = "muster.toml"
 MAX_PROJECT_BYTES: Final = 1024 * 1024
@@ -67,6 +76,16 @@ class GoldenDraft:
     rtol: float
 
 
+@dataclass(frozen=True, slots=True)
+class ObserveDraft:
+    """``[observe]``. ``bins``: edges, or into how many bins of equal share the golden outputs are to be cut."""
+
+    output: str
+    bins: tuple[float, ...] | int
+    confidence: str
+    low_confidence: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """A project as written. ``folder`` is where its files are."""
@@ -83,6 +102,7 @@ class Project:
     requirements: Requirements
     parameters: Mapping[str, ParameterValue]
     intra_op_threads: int
+    observe: ObserveDraft | None
 
     def read(self, name: str, max_bytes: int, wanted_by: str) -> bytes:
         """The content of a file of the project.
@@ -95,6 +115,7 @@ class Project:
 
 _TOP: Final = (
     "bundle", "stage", "input", "output", "golden", "objectives", "requires", "parameters", "runtime",
+    "observe",
 )  # fmt: skip
 
 
@@ -124,6 +145,7 @@ def read_project(folder: Path) -> Project:
         requirements=_requirements(top, device_class),
         parameters=_parameters(top),
         intra_op_threads=runtime.integer("intra_op_threads", 1, 0, 256),
+        observe=_observe(top) if "observe" in top else None,
     )
 
 
@@ -275,6 +297,31 @@ def _objectives(top: Table) -> Objectives:
         probation_min_requests=table.integer(
             "probation_min_requests", usual.probation_min_requests
         ),
+    )
+
+
+def _observe(top: Table) -> ObserveDraft:
+    table = top.table("observe", ("output", "bins", "confidence", "low_confidence"))
+    confidence = table.text("confidence", "")
+    if bool(confidence) != ("low_confidence" in table):
+        raise ProjectError(
+            f"{table.where} needs confidence and low_confidence together: the output that says how sure the "
+            f"model is, and below which value it is not"
+        )
+    bins = table.get("bins")
+    if isinstance(bins, int):
+        bins = table.integer("bins", 0, 2, MAX_EDGES + 1)
+    elif bins is not None and (
+        not isinstance(bins, list) or not bins or not all(is_number(edge) for edge in bins)
+    ):
+        raise table.refuse(
+            "bins", "a list of rising edges, or into how many bins the golden outputs are cut"
+        )
+    return ObserveDraft(
+        output=table.text("output", ""),
+        bins=bins if isinstance(bins, int) else tuple(float(edge) for edge in bins or ()),
+        confidence=confidence,
+        low_confidence=table.number("low_confidence", 0.0, -math.inf),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fleet.artifacts.errors import ProjectError
 
-__all__ = ["Table"]
+__all__ = ["Table", "is_number"]
 
 
 class Table:

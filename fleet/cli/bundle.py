@@ -228,6 +228,8 @@ def _show(manifest: Manifest) -> None:
         ],
     )
     print_table("Objectives", ("objective", "value"), list(asdict(manifest.objectives).items()))
+    if manifest.observe is not None:
+        print_table("Observed", ("what", "value"), list(asdict(manifest.observe).items()))
     requires = {
         key: ", ".join(value) if isinstance(value, tuple) else value
         for key, value in asdict(manifest.requirements).items()

@@ -269,19 +269,26 @@ def audit(
     server: str = ServerOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Show every decision about a rollout with its reason, oldest first."""
+    """Show every decision with its reason, oldest first, and make each again from its evidence.
+
+    Exits 3 when one comes out differently.
+    """
     with errors(as_json), FleetClient(server) as client:
         found = client.get_json(f"/v1/rollouts/{rollout}/decisions", {"limit": limit})
+        again = client.get_json(f"/v1/rollouts/{rollout}/audit")
     if as_json:
-        print_json(found)
-        return
-    print_table(
-        "Decisions",
-        ("when", "who", "what", "stage", "verdict", "reason"),
-        [view.entry_row(entry) for entry in reversed(found["decisions"])],
-        drop=("verdict", "stage"),
-        whole=("when",),
-    )
+        print_json({**found, "audit": again})
+    else:
+        print_table(
+            "Decisions",
+            ("when", "who", "what", "stage", "verdict", "reason"),
+            [view.entry_row(entry) for entry in reversed(found["decisions"])],
+            drop=("verdict", "stage"),
+            whole=("when",),
+        )
+        view.print_audit(again)
+    if not again["equal"]:
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 @app.command()

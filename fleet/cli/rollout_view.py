@@ -17,6 +17,7 @@ __all__ = [
     "entry_row",
     "follower",
     "list_row",
+    "print_audit",
     "print_plan",
     "seconds",
     "share",
@@ -179,6 +180,22 @@ def _print_unfit(unfit: list[dict[str, Any]]) -> None:
         for met in unfit
     ]
     print_table("Devices that cannot take it", ("devices", "", "why", "for example"), rows)
+
+
+def print_audit(audit: dict[str, Any]) -> None:
+    """Whether what was decided comes out the same when it is decided again."""
+    checked = [*audit["looks"], *audit["decisions"]]
+    missing = sum(one["how"] == "missing" for one in checked)
+    said = (
+        f"made again from their evidence: {len(audit['looks'])} looks and "
+        f"{len(audit['decisions'])} decisions of the controller"
+    )
+    if missing:
+        said += f", {missing} of which have too little evidence left"
+    say(f"{said}: {'equal' if audit['equal'] else 'NOT equal'}")
+    for one in checked:
+        for difference in one["differences"]:
+            say(f"{when(one['at_s'])} {one['what']}: {difference}", style="red")
 
 
 def status_view(found: dict[str, Any]) -> RenderableType:

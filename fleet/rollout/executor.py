@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agent.errors import AgentError
 from agent.trust import BundleRelease, Directive, stratum_of
 from fleet.errors import FleetError, ServerError
-from fleet.rollout import audit, operations, planning, preserved, records
+from fleet.rollout import audit, operations, planning, preserved, records, replay
 from fleet.rollout.candidates import ReadManifest, read_candidates
 from fleet.rollout.changes import Asked, decided, overridden
 from fleet.rollout.controller import Action, Step, decide
@@ -27,6 +27,7 @@ from fleet.rollout.fitness import is_meant
 from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
 from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
+from fleet.rollout.replay import Audit
 from fleet.rollout.rings import begin_ring
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.spec import RolloutSpec
@@ -354,6 +355,16 @@ class Executor:
             with self._store.read() as connection:
                 rollout = records.get_rollout(connection, rollout_id)
                 return audit.trail(connection, rollout.id, limit, before)
+
+        return await asyncio.to_thread(work)
+
+    async def audit(self, rollout_id: str) -> Audit:
+        """Every look and every decision made again from what was kept. Raises NotFoundError."""
+
+        def work() -> Audit:
+            with self._store.read() as connection:
+                rollout = records.get_rollout(connection, rollout_id)
+                return replay.audit(connection, rollout.id)
 
         return await asyncio.to_thread(work)
 

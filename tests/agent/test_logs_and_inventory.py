@@ -3,13 +3,18 @@
 import io
 import json
 import logging
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from agent.adapters.resources import ProcessResources, disk_free_bytes
+from agent.adapters.clock import SystemClock
+from agent.adapters.resources import ProcessResources, disk_free_bytes, read_battery
 from agent.health.telemetry import ServedModel
-from agent.inventory import agent_version, installed_version, read_machine
+from agent.inventory import agent_version, installed_version, provider_name, read_machine
 from agent.logs import JsonFormatter, TextFormatter
+from agent.ports import ResourceUse
+from agent.trust import stratum_of
 
 
 def line(formatter, *, error=None, **extra):
@@ -62,9 +67,65 @@ def test_the_inventory_of_this_machine():
         "camera",
         {"site": "north"},
     )
-    report = machine.report([ServedModel("m", "1", "a" * 64, "r1")], 123)
+    assert machine.execution_provider == "cpu"
+    assert machine.facts(-330).utc_offset_minutes == -330
+    use = ResourceUse(1, 2.0, 123, 4, battery_percent=77.0, on_battery=True)
+    report = machine.report([ServedModel("m", "1", "a" * 64, "r1")], use, 120)
     assert report.disk_free_bytes == 123
+    assert (report.execution_provider, report.utc_offset_minutes) == ("cpu", 120)
+    assert (report.battery_percent, report.on_battery) == (77.0, True)
     assert [(it.model, it.version, it.rollout_id) for it in report.active] == [("m", "1", "r1")]
+
+
+def test_what_is_not_known_is_left_out_of_the_inventory():
+    report = read_machine("cam-1", "camera", {}).report([], None)
+    assert not report.HasField("battery_percent")
+    assert report.disk_free_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("provider", "name"),
+    [
+        ("CPUExecutionProvider", "cpu"),
+        ("CUDAExecutionProvider", "cuda"),
+        ("QNNExecutionProvider", "qnn"),
+    ],
+)
+def test_strata_have_short_names_of_providers(provider, name):
+    machine = read_machine("cam-1", "camera", {}, provider)
+    assert machine.execution_provider == provider_name(provider) == name
+    assert stratum_of(machine.facts()) == f"camera/{name}"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, (None, False)),
+        (SimpleNamespace(percent=80, power_plugged=False), (80.0, True)),
+        (SimpleNamespace(percent=80, power_plugged=None), (80.0, False)),
+        (SimpleNamespace(percent=-1, power_plugged=False), (None, False)),
+        (OSError("an odd driver"), (None, False)),
+        (ValueError("no number"), (None, False)),
+    ],
+)
+def test_reading_the_battery_never_fails(monkeypatch, found, expected):
+    def sensors_battery():
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr("psutil.sensors_battery", sensors_battery)
+    assert read_battery() == expected
+
+
+def test_the_clock_knows_the_local_time(monkeypatch):
+    monkeypatch.setenv("TZ", "IST-5:30")
+    time.tzset()
+    try:
+        assert SystemClock().utc_offset_minutes() == 330
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_package_that_is_not_installed_has_no_version():

@@ -11,7 +11,7 @@ from agent.adapters.measured import MeasuredStore
 from agent.commands import app
 from agent.runtime.saved_form import FormMeasures, Maker, SavedForm, write_form
 from agent.state_dir import StatePaths
-from agent.update import Installed, ModelRecord, Slots
+from agent.update import Deployment, Installed, ModelRecord, Phase, Slots
 from agent.update.memory_policy import MemoryLimits, MemorySnapshot, plan_swap
 
 DIGEST = "ab" * 32
@@ -72,3 +72,31 @@ def test_what_is_not_known_is_not_said(config: Path) -> None:
     assert "at most" not in text
     (model,) = json.loads(shown(config, "--json"))["models"]
     assert (model["swap"], model["memory_bytes"], model["saved_form"]) == ({}, None, False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "role", "what"),
+    [
+        ("shadow", "shadow", "gets copies of 12.5 % of requests"),
+        ("ab", "arm", "answers 12.5 % of requests"),
+        ("blue-green", "standby", "waits"),
+    ],
+)
+def test_what_is_held_beside_is_said(config: Path, mode: str, role: str, what: str) -> None:
+    journal = SqliteJournal(StatePaths(config.parent / "state").journal)
+    record = journal.load().models["m"]
+    going = Deployment(
+        "d", "r2", "m", "bundles/camera/m-2.0", "cd" * 32, 9, 1.0, Phase.BESIDE, version="2.0",
+        mode=mode, beside=True, traffic_bp=1250,
+    )  # fmt: skip
+    journal.save(record.with_deployment(going))
+    journal.close()
+    assert f"m: version 2.0 is held beside as {role} and {what}, rollout r2\n" in shown(config)
+    (model,) = json.loads(shown(config, "--json"))["models"]
+    assert model["beside"] == {
+        "version": "2.0",
+        "manifest_sha256": "cd" * 32,
+        "rollout_id": "r2",
+        "role": role,
+        "traffic_bp": 1250,
+    }

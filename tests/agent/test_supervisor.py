@@ -21,7 +21,7 @@ from agent.ports import DownlinkMessage, ResourceUse, ServedWindow, ServerState
 from agent.supervisor import Supervisor, SupervisorLimits, SupervisorPorts
 from agent.trust import TrustState
 from agent.trust_keeper import TrustPorts, TrustView
-from agent.update.updater import ServedBundle
+from agent.update.served import ServedBundle
 from protos import report_pb2
 from tests.support.manual_clock import ManualClock
 
@@ -92,6 +92,7 @@ class FakeUpdater:
 
     def __init__(self):
         self.bundles = ()
+        self.held = ()
         self.going = ()
         self.desired = []
         self.observed = []
@@ -104,6 +105,9 @@ class FakeUpdater:
 
     def served(self):
         return self.bundles
+
+    def beside(self):
+        return self.held
 
     def deployments(self):
         return self.going
@@ -208,6 +212,30 @@ async def test_an_idle_model_is_a_heartbeat_a_window():
         assert windows[0].resources.rss_bytes == 50_000_000
         assert [it.seq for it in device.link.reports] == [1, 2, 3, 4]
         assert {it.boot_id for it in device.link.reports} == {"boot"}
+
+
+async def test_what_is_held_beside_has_windows_but_is_not_what_is_active():
+    device = Device()
+    device.updater.bundles = (bundle(),)
+    shadow = ServedBundle("m", "2", "b" * 64, "bundles/cam/m-2", "r2", role="shadow")
+    standby = ServedBundle("n", "2", "c" * 64, "bundles/cam/n-2", "r3", role="standby")
+    device.updater.held = (shadow, standby)
+    async with running(device):
+        await device.clock.advance(60)
+        found = {(it.manifest_sha256, it.rollout_id) for it in device.link.windows()}
+        assert found == {(SHA, "r1"), ("b" * 64, "r2")}
+        [inventory] = device.link.inventories()
+        assert [it.manifest_sha256 for it in inventory.active] == [SHA]
+
+
+async def test_the_inventory_is_told_again_when_the_clocks_change():
+    device = Device()
+    async with running(device):
+        await device.clock.advance(180)
+        assert len(device.link.inventories()) == 1
+        device.clock.offset_minutes = 120
+        await device.clock.advance(60)
+        assert [it.utc_offset_minutes for it in device.link.inventories()] == [0, 120]
 
 
 async def test_counters_go_to_the_updater_and_into_the_window():

@@ -7,6 +7,7 @@ import pytest
 
 from agent.bundle import BundleFile, Manifest, Objectives, Piece, Stage, TensorSpec
 from agent.errors import DeviceError
+from agent.ports import ServedWindow, Sharing
 from simulator.latencies import latency_histogram
 from simulator.library import SLOT_SCHEME, Library
 from simulator.models import Script, ScriptedServer, ScriptedTrial
@@ -108,6 +109,85 @@ async def test_what_is_swapped_out_is_still_counted_once():
     await server.unload("vad", new)
     await server.drain()
     assert await server.drain() == []
+
+
+BUSY = "[traffic]\nrequests_per_s = 100000\njitter = 0\n[[model]]\nload_ms = 0\n"
+
+
+async def two_held(text: str = BUSY) -> tuple[ScriptedServer, str, str]:
+    """Version 1 is active, version 2 is loaded."""
+    script, (old, new) = script_of(text, "1.0.0", "2.0.0")
+    server = ScriptedServer(script, "sim-0001")
+    for digest in (old, new):
+        await server.load(SLOT_SCHEME + digest, digest)
+    await server.activate("vad", old)
+    return server, old, new
+
+
+async def by_role(server: ScriptedServer) -> dict[str, ServedWindow]:
+    await asyncio.sleep(0.02)
+    return {window.role: window for window in await server.drain()}
+
+
+async def test_an_arm_answers_its_share_of_the_requests():
+    server, old, new = await two_held()
+    await server.share("vad", Sharing(new, "arm", 2500, "", "r1"))
+    await server.drain()
+    windows = await by_role(server)
+    assert {role: it.manifest_sha256 for role, it in windows.items()} == {"": old, "arm": new}
+    assert windows["arm"].requests == pytest.approx(windows[""].requests / 3, rel=0.1)
+    assert sum(windows["arm"].latency.counts) == windows["arm"].requests
+    await server.share("vad", None)
+    await server.drain()
+    assert set(await by_role(server)) == {""}
+
+
+async def test_a_shadow_is_compared_and_takes_nothing_from_what_answers():
+    server, _, new = await two_held(BUSY + "disagreement_rate = 0.5\nerror_rate = 0.1")
+    await server.share("vad", Sharing(new, "shadow", 5000))
+    await server.drain()
+    windows = await by_role(server)
+    shadow, active = windows["shadow"], windows[""]
+    assert shadow.requests == pytest.approx(active.requests / 2, rel=0.1)
+    assert shadow.shadow_compared == shadow.requests - shadow.failures
+    assert 0.3 < shadow.shadow_disagreed / shadow.shadow_compared < 0.7
+    assert active.shadow_compared == 0
+
+
+async def test_a_standby_gets_nothing_until_it_is_activated():
+    server, _, new = await two_held()
+    await server.share("vad", Sharing(new, "standby"))
+    await server.drain()
+    assert set(await by_role(server)) == {""}
+    await server.activate("vad", new)
+    await server.drain()
+    windows = await by_role(server)
+    assert [(it.role, it.manifest_sha256) for it in windows.values()] == [("", new)]
+
+
+async def test_an_arm_that_is_activated_answers_everything():
+    server, _, new = await two_held()
+    await server.share("vad", Sharing(new, "arm", 5000))
+    await server.activate("vad", new)
+    await server.drain()
+    windows = await by_role(server)
+    assert set(windows) == {""}
+    assert windows[""].manifest_sha256 == new
+    await server.unload("vad", new)
+    await server.drain()
+    assert await server.drain() == []
+
+
+async def test_what_is_beside_takes_the_server_down_like_what_answers():
+    text = "[[model]]\nversion = '2.0.0'\ncrash_after_s = 0.01\nload_ms = 0\n[[model]]\nload_ms = 0"
+    server, _, new = await two_held(text)
+    await server.share("vad", Sharing(new, "standby"))
+    await server.share("vad", Sharing(new, "shadow", 1))
+    async with asyncio.timeout(60):
+        assert (await server.wait_change(1)).generation == 2
+    assert await server.drain() == []
+    with pytest.raises(DeviceError, match="not loaded"):
+        await server.share("vad", Sharing(new, "shadow", 1))
 
 
 async def test_only_what_is_loaded_can_be_activated():

@@ -16,12 +16,16 @@ class ManualClock:
         self._wall_offset_s -= self._monotonic_s
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
+        self.offset_minutes = 0
 
     def now_s(self) -> float:
         return self._monotonic_s + self._wall_offset_s
 
     def monotonic_s(self) -> float:
         return self._monotonic_s
+
+    def utc_offset_minutes(self) -> int:
+        return self.offset_minutes
 
     def set_wall(self, now_s: float) -> None:
         self._wall_offset_s = now_s - self._monotonic_s

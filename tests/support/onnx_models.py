@@ -17,6 +17,7 @@ from agent.bundle import (
     GoldenTensor,
     Manifest,
     Objectives,
+    Observe,
     Piece,
     Requirements,
     Stage,
@@ -175,6 +176,7 @@ class BundleMaker:
     objectives: Objectives = field(default_factory=Objectives)
     requirements: Requirements = field(default_factory=Requirements)
     intra_op_threads: int = 1
+    observe: Observe | None = None
     created_s: int = 1_700_000_000
 
     def write(self, folder: Path) -> MadeBundle:
@@ -212,6 +214,7 @@ class BundleMaker:
             files=tuple(bundle_file(name, data) for name, data in files.items()),
             stages=tuple(self.stages), inputs=tuple(self.inputs), outputs=tuple(self.outputs), golden=tuple(cases),
             objectives=self.objectives, requirements=self.requirements, intra_op_threads=self.intra_op_threads,
+            observe=self.observe,
         )  # fmt: skip
         raw = manifest.to_bytes()
         (folder / "manifest.json").write_bytes(raw)

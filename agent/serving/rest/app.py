@@ -136,7 +136,9 @@ class RestApp:
             case ["v2", "models", model, "infer"]:
                 return await self._infer(model, "", scope, receive)
             case ["v2", "models", model, "feedback"]:
-                return await self._feedback(model, scope, receive)
+                return await self._told(self._protocol.feedback.rest, model, scope, receive)
+            case ["v2", "models", model, "count"]:
+                return await self._told(self._protocol.counting.rest, model, scope, receive)
             case ["v2", "models", model, "versions", version, *rest] if version:
                 return self._model(model, version, rest, scope)
             case ["v2", "models", model, *rest] if model:
@@ -166,11 +168,17 @@ class RestApp:
             return _Reply(200, answer.body)
         return _Reply(200, answer.body, (_BINARY, (_HEADER_LENGTH, b"%d" % answer.header_length)))
 
-    async def _feedback(self, model: str, scope: Scope, receive: Receive) -> _Reply:
+    async def _told(
+        self,
+        take: Callable[[str, bytes], tuple[int, bytes]],
+        model: str,
+        scope: Scope,
+        receive: Receive,
+    ) -> _Reply:
         _allow(scope, "POST")
         body, size = await read_body(scope["headers"], receive, self._body)
         try:
-            return _Reply(*self._protocol.feedback.rest(model, bytes(body)))
+            return _Reply(*take(model, bytes(body)))
         finally:
             self._body.give_back(size)
 

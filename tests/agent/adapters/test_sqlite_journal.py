@@ -118,7 +118,7 @@ def test_a_newer_format_is_refused(path):
     SqliteJournal(path).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=9")
-    with pytest.raises(JournalError, match="format 9, this agent knows 2"):
+    with pytest.raises(JournalError, match="format 9, this agent knows 3"):
         SqliteJournal(path)
 
 
@@ -180,6 +180,26 @@ def test_a_killed_process_loses_nothing_it_was_told_is_saved(path):
     assert content.refusals[-1].rollout_id == f"r{attempt}"
 
 
+def test_what_is_held_beside_and_tries_come_back(path):
+    beside = replace(GOING, phase=Phase.BESIDE, mode="ab", beside=True, traffic_bp=2500,
+                     routing_key="user", closed=True)  # fmt: skip
+    record = ModelRecord("m", Slots(ACTIVE), beside)
+    refusal = replace(REFUSAL, count=3, at_s=12.5)
+    journal = SqliteJournal(path)
+    journal.save(record, REFUSAL)
+    journal.save(record, refusal)
+    journal.close()
+    assert SqliteJournal(path).load() == JournalContent({"m": record}, (refusal,))
+
+
+@pytest.mark.parametrize("mode", ["canary", "nonsense"])
+def test_a_mode_in_which_nothing_is_held_beside_is_refused(path, mode):
+    journal = SqliteJournal(path)
+    journal.save(ModelRecord("m", Slots(ACTIVE), replace(GOING, beside=True, mode=mode)))
+    with pytest.raises(JournalError, match="deployment of m: mode"):
+        journal.load()
+
+
 def test_crashes_loads_and_orderly_stops_come_back(path):
     journal = SqliteJournal(path)
     crashes = (Crash(A, 1.5, "killed by SIGSEGV", 0.5), Crash(B, 2.5, "power"))
@@ -195,18 +215,30 @@ def test_crashes_loads_and_orderly_stops_come_back(path):
     assert SqliteJournal(path).load().models == {"m": bare, "n": other}
 
 
-def test_a_journal_of_the_first_format_is_brought_up(path):
+TO_SECOND = (
+    *(f"ALTER TABLE deployments DROP COLUMN {it}" for it in
+      ("mode", "beside", "traffic_bp", "routing_key", "closed")),
+    "ALTER TABLE refusals DROP COLUMN count",
+    "ALTER TABLE refusals DROP COLUMN at_s",
+    "PRAGMA user_version=2",
+)  # fmt: skip
+TO_FIRST = (
+    *TO_SECOND,
+    "ALTER TABLE deployments DROP COLUMN stopped",
+    "DROP TABLE crashes",
+    "DROP TABLE loading",
+    "PRAGMA user_version=1",
+)
+
+
+@pytest.mark.parametrize("back", [TO_FIRST, TO_SECOND], ids=["first", "second"])
+def test_a_journal_of_an_older_format_is_brought_up(path, back):
     record = ModelRecord("m", Slots(ACTIVE, PREVIOUS), GOING)
     journal = SqliteJournal(path)
     journal.save(record, REFUSAL)
     journal.close()
     with sqlite3.connect(path) as db:
-        for statement in (
-            "ALTER TABLE deployments DROP COLUMN stopped",
-            "DROP TABLE crashes",
-            "DROP TABLE loading",
-            "PRAGMA user_version=1",
-        ):
+        for statement in back:
             db.execute(statement)
     db.close()
     for _ in range(2):

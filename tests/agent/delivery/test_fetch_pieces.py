@@ -40,6 +40,9 @@ class Clock:
     def monotonic_s(self) -> float:
         return 0.0
 
+    def utc_offset_minutes(self) -> int:
+        return 0
+
     async def sleep(self, seconds: float) -> None:
         if seconds == LIMITS.stall_s:
             await asyncio.Event().wait()

@@ -28,6 +28,7 @@ OBJECTIVES = Objectives(
     probation_s=60,
     probation_min_requests=0,
 )
+SHORT = replace(OBJECTIVES, max_error_rate=0.01, probation_s=1)
 WANTS_30 = replace(OBJECTIVES, probation_min_requests=30)
 PASS, FAIL, WAIT = ProbationVerdict.PASS, ProbationVerdict.FAIL, ProbationVerdict.WAIT
 
@@ -67,6 +68,21 @@ PASS, FAIL, WAIT = ProbationVerdict.PASS, ProbationVerdict.FAIL, ProbationVerdic
             "probation_passed",
         ),
         (OBJECTIVES, ProbationTotals(failures=1), 60, FAIL, "probation_error_rate"),
+        (OBJECTIVES, ProbationTotals(stuck=1), 59, WAIT, "probation_running"),
+        (OBJECTIVES, ProbationTotals(stuck=1), 60, WAIT, "probation_stuck"),
+        (OBJECTIVES, ProbationTotals(requests=99, stuck=1), 599, WAIT, "probation_stuck"),
+        (OBJECTIVES, ProbationTotals(requests=99, stuck=1), 600, FAIL, "probation_stuck"),
+        (
+            OBJECTIVES,
+            ProbationTotals(requests=10, failures=6, stuck=1),
+            1,
+            FAIL,
+            "probation_error_rate",
+        ),
+        (SHORT, ProbationTotals(stuck=1), 119, WAIT, "probation_stuck"),
+        (SHORT, ProbationTotals(stuck=1), 120, FAIL, "probation_stuck"),
+        (SHORT, ProbationTotals(requests=1), 1, PASS, "probation_passed"),
+        (SHORT, ProbationTotals(requests=1, failures=1), 1, FAIL, "probation_error_rate"),
         (WANTS_30, ProbationTotals(requests=29, failures=29), 1, WAIT, "probation_running"),
         (WANTS_30, ProbationTotals(requests=30, failures=10), 1, FAIL, "probation_error_rate"),
         (WANTS_30, ProbationTotals(requests=29), 60, WAIT, "probation_few_requests"),

@@ -3,13 +3,16 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.health.telemetry import (
     MAX_BUCKETS,
+    MAX_COUNT,
+    MAX_COUNTERS,
     MAX_ERROR_KINDS,
-    OTHER_ERRORS,
+    MAX_OUTPUTS,
+    OTHER,
     ServedModel,
     WindowAccumulator,
     merge_histograms,
@@ -148,7 +151,7 @@ def test_error_kinds_are_bounded():
     [found] = windows.flush(1, [], None)
     assert len(found.error_kinds) == MAX_ERROR_KINDS
     assert sum(found.error_kinds.values()) == len(kinds)
-    assert found.error_kinds[OTHER_ERRORS] > 1
+    assert found.error_kinds[OTHER] > 1
 
 
 def test_feedback_and_notices_add_up():
@@ -171,3 +174,101 @@ def test_feedback_for_a_version_that_is_gone_is_reported():
     [window] = windows.flush(1000, [], None, ["too hot"] * 99)
     assert (window.feedback_count, window.feedback_abs_error_sum) == (2, 0.25)
     assert len(window.notices) == 8
+
+
+# --- roles, outputs, counters -----------------------------------------------------------------------
+
+COUNTS = ("requests", "shadow_compared", "shadow_disagreed", "shadow_dropped",
+          "confidence_count", "low_confidence", "feedback_unknown")  # fmt: skip
+MAPS = ("error_kinds", "output_counts", "counters")
+names = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 9), max_size=4)
+served = st.builds(
+    ServedWindow,
+    model=st.just("m"),
+    version=st.just("1"),
+    manifest_sha256=st.sampled_from([SHA_A, SHA_B]),
+    role=st.sampled_from(["", "arm", "shadow"]),
+    **{name: st.integers(0, 9) for name in COUNTS},
+    **dict.fromkeys(MAPS, names),
+)
+
+
+def summed(windows):
+    """Everything in windows, by version and role."""
+    total = {}
+    for window in windows:
+        key = (window.manifest_sha256, window.role)
+        sums = total.setdefault(key, dict.fromkeys(COUNTS, 0) | {name: {} for name in MAPS})
+        for name in COUNTS:
+            sums[name] += getattr(window, name)
+        for name in MAPS:
+            for word, count in getattr(window, name).items():
+                sums[name][word] = sums[name].get(word, 0) + count
+    return total
+
+
+@given(st.lists(served, max_size=6), st.integers(0, 6))
+@settings(max_examples=50)
+def test_whether_windows_are_added_before_or_after_they_leave_the_sum_is_the_same(parts, cut):
+    serving = [
+        ServedModel("m", "1", sha, "r", role)
+        for sha in (SHA_A, SHA_B)
+        for role in ("", "arm", "shadow")
+    ]
+    windows = WindowAccumulator(0)
+    older, newer = [], []
+    for some, out in ((parts[:cut], older), (parts[cut:], newer)):
+        windows.add(some)
+        found = windows.flush(1, serving, None)
+        out.extend(sorted(found, key=lambda it: (it.manifest_sha256, it.role)))
+    merged = [merge_windows(one, two) for one, two in zip(older, newer, strict=True)]
+    expected = summed(parts)
+    assert {key: sums for key, sums in summed(merged).items() if key in expected} == expected
+    assert len(merged) == len(serving)
+    assert all(it.rollout_id == "r" for it in merged)
+
+
+def test_a_version_beside_yields_a_window_of_its_own_even_without_a_request():
+    windows = WindowAccumulator(0)
+    beside = ServedModel("m", "2", SHA_B, "r2", "arm")
+    found = windows.flush(1, [ServedModel("m", "1", SHA_A, "r1"), beside], None)
+    assert [(it.manifest_sha256, it.role, it.rollout_id) for it in found] == [
+        (SHA_A, "", "r1"), (SHA_B, "arm", "r2"),
+    ]  # fmt: skip
+    windows.add([ServedWindow("m", "2", SHA_B, requests=3, role="arm")])
+    windows.add([ServedWindow("m", "2", SHA_B, requests=4)])
+    found = windows.flush(2, [ServedModel("m", "2", SHA_B, "r3")], None)
+    assert sorted((it.role, it.requests, it.rollout_id) for it in found) == [
+        ("", 4, "r3"), ("arm", 3, "r3"),
+    ]  # fmt: skip
+
+
+def test_windows_of_different_roles_do_not_add_up():
+    with pytest.raises(ValueError, match="do not add up"):
+        merge_windows(window(), window(role="arm"))
+
+
+@pytest.mark.parametrize(
+    ("field", "most"), [("output_counts", MAX_OUTPUTS), ("counters", MAX_COUNTERS + 1)]
+)
+def test_names_are_bounded_and_nothing_is_lost(field, most):
+    counts = {f"name {number}": 2 for number in range(3 * most)}
+    older = window(**{field: dict(list(counts.items())[: most - 1])})
+    newer = window(**{field: dict(list(counts.items())[most - 1 :][: most - 1])})
+    merged = getattr(merge_windows(older, newer), field)
+    assert len(merged) == most
+    assert sum(merged.values()) == 2 * 2 * (most - 1)
+    assert merged[OTHER] == 2 * (most - 1)
+
+
+def test_counts_end_where_the_fleet_takes_no_more():
+    large = window(requests=MAX_COUNT - 1, counters={"a": MAX_COUNT - 1})
+    merged = merge_windows(large, large)
+    assert (merged.requests, merged.counters["a"]) == (MAX_COUNT, MAX_COUNT)
+
+
+def test_a_version_that_only_dropped_or_was_only_counted_is_reported():
+    windows = WindowAccumulator(0)
+    windows.add([ServedWindow("m", "1", SHA_A, shadow_dropped=1, role="shadow")])
+    windows.add([ServedWindow("m", "1", SHA_B, counters={"rescans": 2})])
+    assert len(windows.flush(1, [], None)) == 2

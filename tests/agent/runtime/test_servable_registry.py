@@ -1,7 +1,8 @@
 """The registry: what answers when, leases, limits, counters of what went away."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from agent.errors import BundleError, DeviceError
 from agent.runtime.errors import ModelLoadError, NotReadyError, UnknownServableError
 from agent.runtime.registry import Registry, RegistryLimits
+from agent.runtime.routing import Role, Share
 from agent.runtime.servable import Handle, Servable
 from tests.support.onnx_models import BundleMaker, MadeBundle, scale_bundle
 
@@ -226,3 +228,128 @@ def test_swaps_beside_eight_threads_lose_no_request(
         thread.join()
     assert wrong == []
     assert all(asked)
+
+
+# --- beside the active version ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    request_id: str = ""
+    parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+
+
+def both(registry: Registry, first: MadeBundle, second: MadeBundle) -> None:
+    for bundle in (first, second):
+        registry.load(bundle.path, bundle.sha256)
+    registry.activate("scale", first.sha256)
+
+
+def asked(registry: Registry, asker: Asked | None) -> str:
+    with registry.acquire("scale", "", asker) as handle:
+        handle.servable.counters.answered(0.001)
+        return handle.servable.manifest.version
+
+
+def counted(registry: Registry) -> dict[tuple[str, str], int]:
+    return {
+        (window.version, window.role): window.counts.requests
+        for window in registry.drain()
+        if window.counts.any
+    }
+
+
+def test_an_arm_answers_its_share_and_whoever_names_it(
+    registry: Registry, first: MadeBundle, second: MadeBundle
+) -> None:
+    both(registry, first, second)
+    share = Share(second.sha256, Role.ARM, 5_000, "", "r")
+    registry.share("scale", share)
+    versions = {name: asked(registry, Asked(name)) for name in map(str, range(40))}
+    assert set(versions.values()) == {"1.0.0", "2.0.0"}
+    assert versions == {name: asked(registry, Asked(name)) for name in versions}  # sticky
+    assert asked(registry, Asked()) == "1.0.0"  # nothing says where it belongs
+    assert asked(registry, None) == "1.0.0"  # not a request
+    assert answer(registry, "2.0.0") == 3.0
+    windows = {(it.version, it.role): it.counts for it in registry.drain()}
+    assert windows["1.0.0", ""].error_kinds == {"unroutable": 1}
+    assert windows["1.0.0", ""].requests + windows["2.0.0", "arm"].requests == 2 * len(versions) + 2
+
+    registry.share("scale", replace(share, traffic_bp=10_000))
+    assert {asked(registry, Asked(name)) for name in versions} == {"2.0.0"}
+    registry.share("scale", None)
+    assert {asked(registry, Asked(name)) for name in versions} == {"1.0.0"}
+    with pytest.raises(NotReadyError):
+        registry.acquire("scale", "2.0.0")
+    assert counted(registry) == {("1.0.0", ""): len(versions), ("2.0.0", "arm"): len(versions)}
+
+
+@pytest.mark.parametrize(("role", "state"), [(Role.SHADOW, "shadow"), (Role.STANDBY, "standby")])
+def test_nobody_reaches_a_shadow_or_a_standby(
+    registry: Registry, first: MadeBundle, second: MadeBundle, role: Role, state: str
+) -> None:
+    both(registry, first, second)
+    registry.share("scale", Share(second.sha256, role, 10_000, "", "r"))
+    active, beside = registry.versions("scale")
+    assert (active.shadow is not None, beside.state) == (role is Role.SHADOW, state)
+    assert asked(registry, Asked("a")) == "1.0.0"
+    with pytest.raises(NotReadyError, match="loaded but not active"):
+        registry.acquire("scale", "2.0.0")
+
+
+def test_an_arm_that_is_activated_takes_part_no_more_and_counts_apart(
+    registry: Registry, first: MadeBundle, second: MadeBundle
+) -> None:
+    both(registry, first, second)
+    registry.share("scale", Share(second.sha256, Role.ARM, 10_000, "", "r"))
+    asked(registry, Asked("a"))
+    with registry.acquire("scale", "", Asked("b")) as under_way:
+        counters = under_way.servable.counters
+        registry.activate("scale", second.sha256)
+        asked(registry, Asked("a"))
+        counters.answered(0.001)
+    assert registry.beside("scale") is None
+    assert counted(registry) == {("2.0.0", ""): 1, ("2.0.0", "arm"): 2}
+
+
+def test_blue_green_flips_there_and_back_with_both_loaded(
+    registry: Registry, first: MadeBundle, second: MadeBundle
+) -> None:
+    both(registry, first, second)
+    registry.share("scale", Share(second.sha256, Role.STANDBY))
+    registry.activate("scale", second.sha256)
+    registry.share("scale", Share(first.sha256, Role.STANDBY))
+    assert (answer(registry), answer(registry, "1.0.0")) == (3.0, 2.0)
+    registry.activate("scale", first.sha256)
+    assert (answer(registry), registry.beside("scale")) == (2.0, None)
+
+
+def test_a_shadow_follows_the_active_version_and_ends_with_its_own(
+    registry: Registry, first: MadeBundle, second: MadeBundle
+) -> None:
+    both(registry, first, second)
+    registry.share("scale", Share(second.sha256, Role.SHADOW, 100))
+    active, shadow = registry.versions("scale")
+    beside = active.shadow
+    assert beside is not None
+    beside.suspended = True
+    registry.share("scale", Share(second.sha256, Role.SHADOW, 200))
+    assert (active.shadow is beside, beside.suspended, beside.share.traffic_bp) == (True, True, 200)
+    assert shadow.shadow is None
+    registry.unload("scale", second.sha256)
+    assert (active.shadow, registry.beside("scale")) == (None, None)
+
+
+def test_only_a_loaded_version_beside_another_can_take_part(
+    registry: Registry, first: MadeBundle, second: MadeBundle
+) -> None:
+    registry.load(first.path, first.sha256)
+    registry.activate("scale", first.sha256)
+    with pytest.raises(DeviceError, match=f"{second.sha256[:12]} of model 'scale' is not loaded"):
+        registry.share("scale", Share(second.sha256, Role.ARM, 1))
+    with pytest.raises(DeviceError, match="cannot take part beside itself as shadow"):
+        registry.share("scale", Share(first.sha256, Role.SHADOW, 1))
+    with pytest.raises(DeviceError, match="of model 'nope' is not loaded"):
+        registry.share("nope", Share(first.sha256, Role.SHADOW, 1))
+    registry.share("nope", None)
+    assert registry.names() == ["scale"]

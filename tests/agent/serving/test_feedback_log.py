@@ -15,7 +15,6 @@ from agent.serving.feedback import (
     Truth,
     Version,
     judged_output,
-    merged_windows,
     predictions_in,
 )
 from tests.support.onnx_models import BundleMaker
@@ -159,9 +158,14 @@ def test_which_output_is_judged(tmp_path, outputs, parameters, name):
     assert (spec.name if spec else None) == name
 
 
-def test_windows_and_what_was_judged_become_one():
-    window = {"model": "m", "version": "1", "manifest_sha256": ONE.manifest_sha256, "requests": 5}
-    counts = {ONE: FeedbackCounts(2, 1), TWO: FeedbackCounts(feedback_unknown=1)}
-    first, second = merged_windows([window], counts)
-    assert (first["requests"], first["feedback_count"], first["feedback_correct"]) == (5, 2, 1)
-    assert (second["version"], second["requests"], second["feedback_unknown"]) == ("2", 0, 1)
+def test_which_version_answered_is_known_until_the_request_is_forgotten(log, clock):
+    arm = Version("m", "2", "2" * 64, "arm")
+    log.remember(ONE, "a", [])
+    log.remember(arm, "b", ["cat"])
+    assert log.judge(ONE, Truth("a", "cat")) is Outcome.UNKNOWN
+    assert log.judge(ONE, Truth("b", "cat")) is Outcome.CORRECT
+    assert log.judge(ONE, Truth("b", "cat")) is Outcome.UNKNOWN
+    assert [log.answered_by("m", it) for it in ("a", "b", "c")] == [ONE, arm, None]
+    assert log.answered_by("n", "a") is None
+    clock.now = 101.0
+    assert log.answered_by("m", "b") is None

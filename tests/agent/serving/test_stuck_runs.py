@@ -54,3 +54,15 @@ def test_a_run_that_ends_when_told_to_is_not():
         assert stuck == []
     finally:
         watchdog.stop()
+
+
+def test_runs_that_take_longer_than_their_objective_are_told_while_they_last():
+    watchdog = RunWatchdog(max_run_s=60, look_every_s=60)
+    try:
+        assert (watchdog.running, watchdog.overdue()) == (0, {})
+        late = [watchdog.watch(None, -1.0, "a" * 64) for _ in range(2)]
+        with late[0], late[1], watchdog.watch(None, 3600.0, "b" * 64):
+            assert (watchdog.running, watchdog.overdue()) == (3, {"a" * 64: 2})
+        assert (watchdog.running, watchdog.overdue()) == (0, {})
+    finally:
+        watchdog.stop()

@@ -48,6 +48,9 @@ class VirtualClock:
     def monotonic_s(self) -> float:
         return self.t
 
+    def utc_offset_minutes(self) -> int:
+        return 0
+
     async def sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._n += 1
@@ -348,7 +351,7 @@ class Server:
         if sharing is None:
             self.shared.pop(model, None)
         else:
-            assert self.active.get(model) != sharing.manifest_sha256, "beside itself"
+            assert self.active.get(model) not in (None, sharing.manifest_sha256), "beside what?"
             self.shared[model] = sharing
 
     async def unload(self, model: str, manifest_sha256: str, hold_s: float = 0.0) -> None:
@@ -445,6 +448,18 @@ class World:
             directive,
         )
 
+    def beside(self, bundle: Bundle, mode: str, rollout: str = "r1", **changes) -> Decision:
+        directive = directive_of(
+            bundle, rollout, mode=mode, percent_bp=0, beside_bp=10000, **changes
+        )
+        release = release_of(bundle)
+        return Decision(
+            bundle.manifest.model, Verb.BESIDE, Reason.BESIDE, "beside", release, directive
+        )
+
+    def keep(self, bundle: Bundle, rollout: str = "r1", **changes) -> Decision:
+        return self.say(Verb.KEEP, Reason.ALREADY_ACTIVE, bundle, rollout, **changes)
+
     def revert(self, bundle: Bundle, rollout: str = "r1", to: Bundle | None = None) -> Decision:
         directive = directive_of(bundle, rollout, kind="rollback")
         return Decision(
@@ -462,10 +477,16 @@ class World:
 
     # --- what there is to see ---------------------------------------------------------------------
 
-    def window(self, bundle: Bundle, **counts: int) -> None:
-        self.updater.observe(
-            [ServedWindow(bundle.manifest.model, bundle.manifest.version, bundle.sha256, **counts)]
-        )
+    def window(self, bundle: Bundle, role: str = "", **counts: int) -> None:
+        manifest = bundle.manifest
+        window = ServedWindow(manifest.model, manifest.version, bundle.sha256, role=role, **counts)
+        self.updater.observe([window])
+
+    async def crashed(self, *bundles: Bundle, seconds: float = 1.0) -> None:
+        """The server dies and comes back, with these bundles under suspicion."""
+        self.server.crash(suspects=tuple(bundle.sha256 for bundle in bundles))
+        self.updater.server_changed(self.server.state)
+        await self.run_for(seconds)
 
     def history(self, rollout: str | None = None) -> list[str]:
         """Phases and outcomes reported, in order: ``fetch``, ``committed``, ``refused:code``."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.trust import Decision, Directive, Reason, Verb
+from agent.trust import Decision, Directive, Reason, Tries, Verb
 from agent.trust.release import BundleRelease
 from agent.update import Deployment, Event, Installed, ModelRecord, Phase, Slots, UpdateLimits
 from agent.update.policy import (
@@ -18,6 +18,7 @@ from agent.update.policy import (
     slots_after_commit,
     slots_after_revert,
 )
+from agent.update.states import NOT_SWAPPED
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 LIMITS = UpdateLimits()
@@ -55,18 +56,19 @@ def test_every_combination_has_one_answer_and_keeps_its_promises():
     pendings = [None, *(going(d, p) for d in (A, B, C) for p in Phase if p is not Phase.IDLE)]
     decisions = [
         None,
+        decision(Verb.BESIDE, B, mode="shadow", traffic_bp=100),
         *(decision(v, d, to=to) for v in Verb for d in (A, B, C) for to in (None, A, B, C)),
     ]
-    refusals = [frozenset(), frozenset({("r1", B)}), frozenset({("r1", C)})]
+    refusals = [{}, {("r1", B): Tries()}, {("r1", C): Tries()}]
     for s, pending, wish, refused in itertools.product(slots, pendings, decisions, refusals):
         record = ModelRecord("m", s, pending)
         action = choose(record, wish, refused)
         assert choose(record, wish, refused) == action
         phase = pending.phase if pending else None
         if kind(action) is ActionKind.CANCEL:
-            assert phase in (Phase.FETCH, Phase.VERIFY, Phase.TRY)
+            assert phase in NOT_SWAPPED
         if kind(action) is ActionKind.WITHDRAW:
-            assert phase in (Phase.SWAP, Phase.PROBATION)
+            assert phase in (Phase.BESIDE, Phase.SWAP, Phase.PROBATION)
             assert wish.verb is Verb.REVERT
         if kind(action) in (ActionKind.START, ActionKind.ROLL_BACK, ActionKind.ADOPT):
             assert pending is None
@@ -79,6 +81,22 @@ def test_every_combination_has_one_answer_and_keeps_its_promises():
             assert action.start.previous_sha256 != action.start.manifest_sha256
         if phase in (Phase.COMMIT, Phase.REVERT):
             assert action is None
+        _check_beside(record, wish, refused, action)
+
+
+def _check_beside(record, wish, refused, action):
+    pending = record.deployment
+    if kind(action) in (ActionKind.TAKE, ActionKind.RETARGET):
+        assert pending.phase in NOT_SWAPPED
+        again = choose(record.with_deployment(action.start), wish, refused)
+        assert kind(again) in (None, ActionKind.TAKE), "it is done once"
+        assert (action.start.id, action.start.phase) == (pending.id, pending.phase)
+    if kind(action) is ActionKind.TAKE:
+        assert pending.phase is Phase.BESIDE
+        assert wish.verb is Verb.INSTALL
+    if kind(action) is ActionKind.START and action.start.beside:
+        assert wish.verb is Verb.BESIDE
+        assert record.slots.active is not None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +114,7 @@ def test_every_combination_has_one_answer_and_keeps_its_promises():
 )
 def test_where_a_rollback_of_a_goes(slots, to, refused, expected, target):
     wish = decision(Verb.REVERT, A, to=to, kind="rollback")
-    action = choose(ModelRecord("m", slots), wish, frozenset(refused))
+    action = choose(ModelRecord("m", slots), wish, dict.fromkeys(refused, Tries()))
     assert kind(action) is expected
     if expected is ActionKind.START:
         assert (action.start.manifest_sha256, action.start.replaces) == (target, A)
@@ -106,10 +124,10 @@ def test_where_a_rollback_of_a_goes(slots, to, refused, expected, target):
 
 def test_a_directive_is_adopted_only_when_it_deploys_and_is_not_halted():
     record = ModelRecord("m", Slots(installed(A, "r0")))
-    assert kind(choose(record, decision(Verb.KEEP, A, "r1"), frozenset())) is ActionKind.ADOPT
-    assert choose(record, decision(Verb.KEEP, A, "r0"), frozenset()) is None
-    assert choose(record, decision(Verb.KEEP, A, "r1", halt=True), frozenset()) is None
-    assert choose(record, decision(Verb.KEEP, A, "r1", kind="rollback"), frozenset()) is None
+    assert kind(choose(record, decision(Verb.KEEP, A, "r1"), {})) is ActionKind.ADOPT
+    assert choose(record, decision(Verb.KEEP, A, "r0"), {}) is None
+    assert choose(record, decision(Verb.KEEP, A, "r1", halt=True), {}) is None
+    assert choose(record, decision(Verb.KEEP, A, "r1", kind="rollback"), {}) is None
 
 
 @pytest.mark.parametrize(

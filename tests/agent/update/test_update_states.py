@@ -7,6 +7,7 @@ import pytest
 from agent.update import Event, Phase, TransitionError
 from agent.update.states import (
     BEFORE_SWAP,
+    NOT_SWAPPED,
     ON_RESTART,
     TRANSITIONS,
     Counter,
@@ -42,18 +43,25 @@ def test_every_phase_under_way_has_a_rule_for_restarts_and_a_way_to_its_end(phas
 
 def test_a_bundle_that_may_have_served_ends_only_by_commit_or_revert():
     ends = {(p, e) for (p, e), after in TRANSITIONS.items() if after is Phase.IDLE}
-    assert {p for p, _ in ends} == BEFORE_SWAP | {Phase.COMMIT, Phase.REVERT}
+    assert {p for p, _ in ends} == NOT_SWAPPED | {Phase.COMMIT, Phase.REVERT}
     for phase in BEFORE_SWAP:
         assert {e for p, e in ends if p is phase} == {Event.REFUSED, Event.CANCELLED}
+    assert {Phase.BESIDE} == NOT_SWAPPED - BEFORE_SWAP
 
 
 def test_swap_is_reached_only_through_a_passed_trial_or_after_a_restart():
     ways = {(p, e) for (p, e), after in TRANSITIONS.items() if after is Phase.SWAP}
     assert ways == {
         (Phase.TRY, Event.TRIED),
+        (Phase.BESIDE, Event.TAKEN),
         (Phase.SWAP, Event.RESTARTED),
         (Phase.PROBATION, Event.RESTARTED),
     }
+
+
+def test_beside_is_reached_only_through_a_passed_trial_or_after_a_restart():
+    ways = {(p, e) for (p, e), after in TRANSITIONS.items() if after is Phase.BESIDE}
+    assert ways == {(Phase.TRY, Event.PLACED), (Phase.BESIDE, Event.RESTARTED)}
 
 
 def test_every_event_and_phase_is_used():

@@ -24,6 +24,9 @@ class WallClock:
     def monotonic_s(self) -> float:
         return time.monotonic()
 
+    def utc_offset_minutes(self) -> int:
+        return 0
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 

@@ -19,6 +19,9 @@ class Scenario:
     trial_refuses: bool = False
     fails_probation: bool = False
     fleet_rollback: bool = False
+    mode: str = ""
+    """The bundle is first held beside, and then taken; "" goes straight to the swap."""
+    stays_beside: bool = False
 
 
 SCENARIOS = [
@@ -26,7 +29,13 @@ SCENARIOS = [
     Scenario("trial refuses", "refused:trial_golden_failed", "old", trial_refuses=True),
     Scenario("probation fails", "reverted:probation_error_rate", "old", fails_probation=True),
     Scenario("fleet rolls back", "reverted:fleet_rollback", "old", fleet_rollback=True),
-]
+    Scenario("shadow, then taken", "committed", "new", mode="shadow"),
+    Scenario("arm, then taken", "committed", "new", mode="ab"),
+    Scenario("standby, flip", "committed", "new", mode="blue-green"),
+    Scenario("standby, flip and flip back", "reverted:fleet_rollback", "old", fleet_rollback=True, mode="blue-green"),
+    Scenario("arm, taken back", "reverted:no_directive", "old", mode="ab", stays_beside=True),
+    Scenario("shadow, taken back", "cancelled:no_directive", "old", mode="shadow", stays_beside=True),
+]  # fmt: skip
 
 
 async def _prepare(world, bundle_of, scenario):
@@ -47,7 +56,15 @@ async def _play(world, old, new, scenario):
             world.updater.desire([world.revert(new, "r1")])
             await world.run_for(100)
             return
-    world.updater.desire([world.install(new, "r1")])
+    ended = {scenario.ends, "committed"}.intersection(world.history("r1"))
+    if scenario.mode and not ended:
+        world.updater.desire([world.beside(new, scenario.mode, traffic_bp=100)])
+        await world.run_for(20)
+    if scenario.stays_beside:
+        world.updater.desire([])
+        await world.run_for(100)
+        return
+    world.updater.desire([world.install(new, "r1", mode=scenario.mode or "canary")])
     await world.run_for(20)
     if scenario.fails_probation:
         world.window(new, requests=100, failures=100)
@@ -64,6 +81,9 @@ def _check(world, old, new, scenario):
     record = world.record()
     assert record.slots.active.manifest_sha256 == world.served()
     assert set(world.slots.sealed) == record.slots.digests
+    assert not world.server.shared
+    stands_by = scenario.mode == "blue-green" and scenario.serves == "new"
+    assert world.server.loaded == (record.slots.digests if stands_by else {world.served()})
 
 
 async def _until_cut(world, old, new, scenario, power_cut):
@@ -123,10 +143,13 @@ async def test_two_cuts_at_every_pair_of_writes(new_world, bundle_of, power_cut,
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
 async def test_a_kill_at_every_step_of_the_event_loop(new_world, bundle_of, scenario):
     """Not at a write but in the middle of a fetch, a trial, a load: the task is dropped where it stands."""
-    for steps in range(0, 160, 3):
+    for steps in range(0, 160, 8 if scenario.mode else 3):
         world = new_world()
         old, new = await _prepare(world, bundle_of, scenario)
-        world.updater.desire([world.install(new, "r1")])
+        wish = world.install(new)
+        if scenario.mode:
+            wish = world.beside(new, scenario.mode, traffic_bp=100)
+        world.updater.desire([wish])
         for _ in range(steps):
             await asyncio.sleep(0)
         await world.off()

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from fleet.cli.client import FleetClient
+from fleet.errors import RequestError
 from tests.fleet.cli.conftest import Served, Until
 from tests.fleet.rollout.fleet_rows import DEVICES
 
@@ -120,6 +122,19 @@ def test_an_operator_pauses_resumes_aborts_and_takes_back(fleet: Served, until: 
         (("rollout", "status", "r9"), 1, "there is no rollout 'r9': none has been started"),
         (("rollout", "watch"), 1, "there is no rollout 'latest'"),
         (("rollout", "abort", "r9"), 1, "there is no rollout 'r9'"),
+        (("rollout", "approve", "r9"), 1, "there is no rollout 'r9'"),
+        (("rollout", "advance", "r9", "--reason", "x"), 1, "there is no rollout 'r9'"),
+        (("rollout", "stop", "r9", "--stratum", "cam/cpu"), 1, "there is no rollout 'r9'"),
+        (("rollout", "audit", "r9"), 1, "there is no rollout 'r9'"),
+        (
+            ("rollout", "plan", "bundles/cam/a-1", "--stage", "50%:1m:blue"),
+            2,
+            "'blue' is not known",
+        ),
+        (("rollout", "plan", "bundles/cam/a-1", "--stage", "x devices:1m"), 2, "is no number"),
+        (("rollout", "plan", "bundles/cam/a-1", "--strategy", "green"), 2, "one of canary, shadow"),
+        (("rollout", "plan", "bundles/cam/a-1", "--exclude", "id"), 2, "write NAME=VALUE"),
+        (("rollout", "plan", "bundles/cam/a-1", "--hold-back", "most"), 2, "a number of devices"),
         (("rollout", "list", "--state", "asleep"), 2, "state 'asleep' is not known"),
         (("device", "show", "cam-x"), 1, "no device 'cam-x'"),
     ],
@@ -208,8 +223,6 @@ def test_status(fleet: Served) -> None:
 
 
 def test_the_steps_of_a_rollout_come_in_pages(fleet: Served) -> None:
-    from fleet.cli.client import FleetClient
-
     release = fleet.lab.release("1")
     rollout = start(fleet, release.path)
     fleet.lab.installed(release, rollout, DEVICES)
@@ -225,3 +238,73 @@ def test_the_steps_of_a_rollout_come_in_pages(fleet: Served) -> None:
             if not after:
                 break
     assert seen == sorted(DEVICES)
+
+
+def test_a_plan_tells_stages_bytes_hold_back_and_who_cannot(fleet: Served) -> None:
+    release = fleet.lab.release("1")
+    fleet.lab.register(["old-1"], hardware="x86_64", memory_bytes=1, disk_free_bytes=1)
+    asked = (
+        "--stage", "20 devices:10m", "--stage", "100%:10m:approval", "--hold-back", "10%",
+        "--exclude", "id=cam-1", "--open-hours", "mon-fri 01:00-05:00", "--retries", "2",
+        "--guard", "metrics.error_rate=1.5", "--guard", "statistics=auto",
+    )  # fmt: skip
+    planned = fleet.run("rollout", "plan", release.path, *asked, "--json")
+    assert planned.exit_code == 0, planned.output
+    found = json.loads(planned.stdout)
+    assert found["stages"][0]["devices"] == 20
+    assert found["held_back"]["devices"] == found["matching"] - found["stages"][1]["devices"]
+    assert found["spec"]["guards"]["metrics"]["error_rate"] == 1.5
+    assert (found["spec"]["retries"], found["spec"]["hold_back_bp"]) == (2, 1000)
+    told = " ".join(fleet.run("rollout", "plan", release.path, *asked).stdout.split())
+    assert "unknown: no baseline" in told
+    held = found["held_back"]["devices"]
+    assert f"until the last stage has baked: {held} devices (10 %), then the rest" in told
+    assert "once approved" in told
+    assert "left out by id=cam-1" in told
+    assert "bytes on the wire: " in told
+
+
+def test_an_operator_approves_goes_on_and_stops_a_stratum(fleet: Served) -> None:
+    release = fleet.lab.release("1")
+    fleet.lab.register(["gpu-1", "gpu-2"], execution_provider="cuda")
+    started = fleet.run(
+        "rollout", "start", release.path, "--stage", "50%:0s", "--stage", "80%:1h:approval",
+        "--stage", "100%:1h", "--hold-back", "0", "--json",
+    )  # fmt: skip
+    assert started.exit_code == 0, started.output
+    rollout = json.loads(started.stdout)["id"]
+    assert fleet.run("rollout", "advance", rollout).exit_code == 2  # without a reason
+    approved = fleet.run("rollout", "approve", rollout, "--reason", "seen")
+    assert approved.stdout == "r1: stage 2 of 3 (80 %) approved by an operator: seen\n"
+    gone_on = fleet.run("rollout", "advance", rollout, "--reason", "bench", "--json")
+    assert json.loads(gone_on.stdout)["stage"] == 1
+    stopped = fleet.run("rollout", "stop", rollout, "--stratum", "cam/cuda")
+    assert stopped.stdout == "r1: cam/cuda stopped by an operator\n"
+    unknown = fleet.run("rollout", "stop", rollout, "--stratum", "cam/npu")
+    assert unknown.exit_code == 1
+    shown = " ".join(fleet.run("rollout", "status", rollout).stdout.split())
+    assert "stopped: cam/cuda" in shown
+    with FleetClient(fleet.server) as client, pytest.raises(RequestError, match="leave stratum"):
+        client.post_json(f"/v1/rollouts/{rollout}/pause", {"stratum": "cam/cpu"})
+
+    newer = fleet.lab.release("2")
+    refused = fleet.run("rollout", "start", newer.path, *QUICK)
+    assert refused.exit_code == 1
+    assert "start this one with --supersede" in " ".join(refused.stderr.split())
+    assert fleet.run("rollout", "start", newer.path, *QUICK, "--supersede").exit_code == 0
+    ended = fleet.run("rollout", "watch", rollout)
+    assert ended.exit_code == 1
+    assert "halted: superseded with r2" in ended.stdout
+
+
+def test_an_audit_makes_every_decision_again(fleet: Served) -> None:
+    release = fleet.lab.release("1")
+    rollout = start(fleet, release.path)
+    fleet.lab.failed(release, rollout, DEVICES, "refused", "trial_golden_failed")
+    assert fleet.run("rollout", "watch", rollout, "--every", "0.05").exit_code == 3
+    done = fleet.run("rollout", "audit", rollout)
+    assert done.exit_code == 0, done.output
+    assert "decisions of the controller: equal" in done.stdout
+    found = json.loads(fleet.run("rollout", "audit", rollout, "--json").stdout)
+    assert found["audit"]["equal"] is True
+    assert found["audit"]["decisions"][-1]["how"] == "replayed"

@@ -85,7 +85,9 @@ def expected(of: Ring, events: int = 40_000, **changes: object) -> float | None:
 
 def test_what_a_stage_can_be_expected_to_see() -> None:
     large, small, short = expected(ring()), expected(ring(20)), expected(ring(bake_s=300.0))
-    assert large is not None and small is not None and short is not None
+    assert large is not None
+    assert small is not None
+    assert short is not None
     assert 1.0 < large < 1.4
     assert large < small
     assert large < short
@@ -102,7 +104,8 @@ def test_an_arm_with_a_share_of_the_requests_sees_less() -> None:
     )
     half = expected(both, paired=True, traffic=0.5)
     tenth = expected(both, paired=True, traffic=0.1)
-    assert half is not None and tenth is not None
+    assert half is not None
+    assert tenth is not None
     assert half < tenth
 
 
