@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import AgentError
 from agent.trust import BundleRelease, Directive, stratum_of
+from fleet.connect import outbox
 from fleet.errors import FleetError, ServerError
 from fleet.rollout import audit, operations, planning, preserved, records, replay
 from fleet.rollout.candidates import ReadManifest, read_candidates
@@ -186,6 +187,9 @@ class Executor:
     def _hold(self, connection: Connection, rollout: Rollout, action: Action) -> None:
         """Tell why a rollout holds; in the audit trail only what it does not say already."""
         at_s = self._now_s()
+        told = {"at_s": at_s, "reason": action.reason, "verdict": str(action.verdict)}
+        told |= {"evidence": action.evidence, "blockers": action.blockers}
+        outbox.add_hold(connection, rollout, told)
         if action.reason != rollout.reason:
             records.set_reason(connection, rollout, action.reason, at_s)
         last = audit.last_entry(connection, rollout.id)
