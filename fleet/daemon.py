@@ -35,6 +35,7 @@ from fleet.monitor.ingest import Ingest, IngestLimits
 from fleet.monitor.retention import Pruner, Retention
 from fleet.registry.devices import set_all_offline
 from fleet.repository import Repository
+from fleet.rollout.check_runner import CheckRunner
 from fleet.rollout.executor import Executor, ExecutorLimits
 from fleet.store.engine import Store, open_store
 from fleet.store.writer import Writer
@@ -166,6 +167,8 @@ class FleetManager:
         mqtt = await self._start_broker(stack)
         http = await self._start_http(stack)
         self._background(stack, "rollout controller", self.executor.run())
+        checks = CheckRunner(self.store, self.writer, self.executor.wake)
+        self._background(stack, "external checks", checks.run())
         self._background(stack, "metadata renewal", self._keep_signed())
         self._background(stack, "retention", self.pruner.run())
         if self.webhooks.targets:

@@ -32,6 +32,7 @@ from fleet.connect import outbox
 from fleet.errors import FleetError
 from fleet.monitor.baselines import prune_hours
 from fleet.monitor.evidence_retention import prune_evidence
+from fleet.rollout.check_answers import prune_answers
 from fleet.rollout.states import ACTIVE
 from fleet.store.tables import deployment_events, rollouts, windows
 from fleet.store.writer import Writer
@@ -113,6 +114,7 @@ class Pruner:
         deleted = await self._writer.run(lambda c: prune_hours(c, now_s))
         told_s = now_s - self._retention.keep_told_s
         deleted += await self._writer.run(lambda c: outbox.prune(c, told_s))
+        deleted += await self._writer.run(prune_answers)
         rows, before_s = self._retention.page_rows, now_s - self._retention.keep_events_s
         while True:
             count = await self._writer.run(lambda c: prune_evidence(c, before_s, rows))
