@@ -269,8 +269,8 @@ class Supervisor:
         view = self._keeper.view if self._keeper is not None else None
         if view is None:
             return False
-        facts, now_s = self._machine.facts(), self._clock.now_s()
-        return any(in_comparison(directive, facts, now_s) for directive in view.directives)
+        facts = self._machine.facts()
+        return any(in_comparison(directive, facts) for directive in view.directives)
 
     def _tell_inventory(self, served: Sequence[ServedBundle]) -> None:
         active = tuple(_served_model(bundle) for bundle in served)

@@ -14,7 +14,6 @@ from agent.trust import (
     excluded,
     is_stopped,
     selects,
-    share_now_bp,
     slot_of,
 )
 from agent.trust.cohort import SLOTS
@@ -32,17 +31,16 @@ class PaceLimits:
     settle_s: float = 3600.0
 
 
-def in_comparison(directive: Directive, facts: DeviceFacts, now_s: float) -> bool:
+def in_comparison(directive: Directive, facts: DeviceFacts) -> bool:
     """Whether the rollout's stage holds this device, or it is one of as many that do without the bundle.
 
     The comparison devices are the next places in the same order: nobody can choose them either. The stage holds
-    who answers with the bundle by now and who holds it beside; a device that is left out, or whose stratum was
-    stopped, is no part of it.
+    who answers with the bundle (at the end of a ramp) and who holds it beside; a device that is left out, or whose
+    stratum was stopped, is no part of it.
     """
-    answer_bp = share_now_bp(directive, now_s)
     beside_bp = directive.beside_bp if directive.mode != "canary" else 0
-    stage_bp = max(answer_bp, beside_bp)
-    if directive.kind != "deploy" or not stage_bp > 0 or answer_bp >= SLOTS:
+    stage_bp = max(directive.percent_bp, beside_bp)
+    if directive.kind != "deploy" or not 0 < stage_bp < SLOTS:
         return False
     if directive.device_class != facts.device_class or not selects(directive.selector, facts):
         return False

@@ -46,9 +46,9 @@ MAX_REMEMBERED: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A version this device answers with (or tries in probation) or has beside, and the rollout that brought it.
+    """A version this device answers with (or tries in probation), and the rollout that brought it.
 
-    ``role`` as in a window: "" answers, "arm" or "shadow" takes part beside.
+    ``role``: "" answers; "arm" and "shadow" are held beside it.
     """
 
     model: str

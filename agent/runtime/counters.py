@@ -120,16 +120,20 @@ class VersionCounters:
             if non_finite:
                 self._non_finite += 1
             if seen is not None:
-                self._confidences += seen.confidences
-                self._low += seen.low
-                for name, count in seen.outputs.items():
-                    self._output(name, count)
+                outputs, confidences, low = seen
+                self._confidences += confidences
+                self._low += low
+                for name, count in outputs.items():
+                    known = self._outputs.get(name)
+                    if known is None:
+                        name, known = self._admitted(name)  # noqa: PLW2901
+                    self._outputs[name] = known + count
 
-    def _output(self, name: str, count: int) -> None:
-        outputs = self._outputs
-        if name not in outputs and len(outputs) - (OTHER in outputs) >= MAX_OUTPUTS - 1:
+    def _admitted(self, name: str) -> tuple[str, int]:
+        """Under which name an output that is not known yet is counted, and what that has."""
+        if len(self._outputs) - (OTHER in self._outputs) >= MAX_OUTPUTS - 1:
             name = OTHER
-        outputs[name] = outputs.get(name, 0) + count
+        return name, self._outputs.get(name, 0)
 
     def failed(self, kind: str) -> None:
         """The model failed on inputs that keep the contract."""

@@ -9,6 +9,8 @@ Rules kept here:
 - Never raises: an output that breaks its contract is counted as far as it can be.
 """
 
+import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -26,9 +28,10 @@ __all__ = ["MAX_LOOKED", "NAN", "Observer", "bin_names", "observer_of"]
 
 MAX_LOOKED: Final = 4096
 MAX_NAME_CHARS: Final = 64
+FEW_SCORES: Final = 32
 NAN: Final = "nan"
-_EMPTY: Final[Mapping[str, int]] = {}
-_Count = Callable[[Array], Mapping[str, int]]
+_NOTHING: Final = Seen({})
+_Look = Callable[[Array], Seen]
 
 
 def observer_of(manifest: Manifest) -> "Observer | None":
@@ -40,34 +43,32 @@ def observer_of(manifest: Manifest) -> "Observer | None":
 class Observer:
     """Looks at the answers of one version. Safe for threads: it keeps nothing."""
 
-    __slots__ = ("_bound", "_classes", "_confidence", "_count", "_output")
+    __slots__ = ("_bound", "_confidence", "_look", "_output", "_row_size")
 
     def __init__(self, manifest: Manifest, observe: Observe) -> None:
         specs = {spec.name: spec for spec in manifest.outputs}
-        self._output = observe.output
-        self._count: _Count | None = None
-        if observe.output:
-            self._count = _count_of(specs[observe.output], observe.bins)
-        self._confidence = observe.confidence
+        self._output, self._confidence = observe.output, observe.confidence
         self._bound = observe.low_confidence
-        self._classes = _row_size(specs[observe.confidence]) if observe.confidence else 1
+        self._look: _Look | None = None
+        if observe.output:
+            spec = specs[observe.output]
+            how = look_of(spec, bins=bool(observe.bins))
+            if how is Look.SCORES:
+                both = observe.confidence == observe.output
+                self._look = _scores(_label_names(spec), observe.low_confidence if both else None)
+                self._confidence = "" if both else observe.confidence
+            elif how is not None:
+                self._look = _look_at(how, spec, observe.bins)
+        self._row_size = _row_size(specs[self._confidence]) if self._confidence else 1
 
     def look(self, outputs: Mapping[str, Array]) -> Seen:
         """What to count of one answer."""
-        count = self._count
-        names = _EMPTY if count is None else count(outputs[self._output])
+        look = self._look
+        seen = _NOTHING if look is None else look(outputs[self._output])
         if not self._confidence:
-            return Seen(names)
-        return Seen(names, *self._sure(outputs[self._confidence]))
-
-    def _sure(self, array: Array) -> tuple[int, int]:
-        """Rows looked at, and those whose highest score is below the bound."""
-        rows = _rows(array, self._classes)
-        if len(rows) == 1:
-            return 1, 0 if rows.max() >= self._bound else 1
-        if not len(rows):
-            return 0, 0
-        return len(rows), len(rows) - int(np.count_nonzero(rows.max(axis=1) >= self._bound))
+            return seen
+        rows = _rows(outputs[self._confidence], self._row_size)
+        return Seen(seen.outputs, len(rows), _low(rows, self._bound))
 
 
 def bin_names(edges: Sequence[float]) -> tuple[str, ...]:
@@ -76,83 +77,112 @@ def bin_names(edges: Sequence[float]) -> tuple[str, ...]:
     return (f"< {edges[0]:.6g}", *inner, f">= {edges[-1]:.6g}")
 
 
-def _count_of(spec: TensorSpec, bins: Sequence[float]) -> _Count | None:
-    match look_of(spec, bins=bool(bins)):
-        case Look.SCORES:
-            return _scores(_label_names(spec))
-        case Look.LABELS:
-            return _labels(_label_names(spec))
-        case Look.NUMBERS:
-            return _numbers
-        case Look.TEXT:
-            known = dict(zip(spec.labels, _label_names(spec), strict=True))
-            return (lambda array: _known_text(array, known)) if known else _any_text
-        case Look.BINS:
-            return _bins(np.asarray(bins, dtype=np.float64), bin_names(bins))
-        case None:
-            return None
+def _look_at(how: Look, spec: TensorSpec, bins: Sequence[float]) -> _Look:
+    if how is Look.LABELS:
+        return _labels(_label_names(spec))
+    if how is Look.BINS:
+        return _bins(list(bins))
+    if how is Look.NUMBERS:
+        return _numbers
+    known = dict(zip(spec.labels, _label_names(spec), strict=True))
+    return (lambda array: _known_text(array, known)) if known else _any_text
 
 
-def _scores(names: tuple[str, ...]) -> _Count:
+# Nearly every request has one row, so each kind of output has a short way for it: what is said of one row is made
+# beforehand, and no array is.
+
+
+def _scores(names: tuple[str, ...], bound: float | None) -> _Look:
+    """By the label with the highest score; with a ``bound``, of how many rows that score is below it as well."""
     classes = len(names)
-    singles = [{name: 1} for name in names]
-    nothing = {NAN: 1}
+    rows_looked = 0 if bound is None else 1
+    sure = [Seen({name: 1}, rows_looked) for name in names]
+    low = [Seen({name: 1}, rows_looked, rows_looked) for name in names]
+    nothing = Seen({NAN: 1}, rows_looked, rows_looked)
 
-    def count(array: Array) -> Mapping[str, int]:
+    def look(array: Array) -> Seen:
         if array.size == classes:
-            scores = array.reshape(-1)
-            best = int(scores.argmax())
-            # argmax stops at NaN, so the score there tells.
-            return singles[best] if scores[best] == scores[best] else nothing
+            best, top = _highest(array)
+            if math.isnan(top):
+                return nothing
+            return sure[best] if bound is None or top >= bound else low[best]
         rows = _rows(array, classes)
         sound = rows[~np.isnan(rows).any(axis=1)]
         counts = _named(np.bincount(sound.argmax(axis=1), minlength=classes), names)
-        return counts if len(sound) == len(rows) else {**counts, NAN: len(rows) - len(sound)}
+        if len(sound) < len(rows):
+            counts[NAN] = len(rows) - len(sound)
+        return Seen(counts) if bound is None else Seen(counts, len(rows), _low(rows, bound))
 
-    return count
+    return look
 
 
-def _labels(names: tuple[str, ...]) -> _Count:
+def _highest(array: Array) -> tuple[int, float]:
+    """Place and value of the highest score of one row; the value is NaN when one of them is."""
+    if array.size <= FEW_SCORES:
+        # For few scores plain numbers are quicker than numpy's calls.
+        scores = array.reshape(-1).tolist()
+        top = max(scores)
+        if not math.isnan(sum(scores)):
+            return scores.index(top), top
+    best = int(array.argmax())  # stops at NaN
+    return best, float(array.item(best))
+
+
+def _low(rows: Array, bound: float) -> int:
+    """Of how many rows the highest score is below the bound, or no number."""
+    if len(rows) == 1:
+        return 0 if rows.max() >= bound else 1
+    return len(rows) - int(np.count_nonzero(rows.max(axis=1) >= bound)) if len(rows) else 0
+
+
+def _labels(names: tuple[str, ...]) -> _Look:
     classes = len(names)
-    singles = [{name: 1} for name in names]
+    singles = [Seen({name: 1}) for name in names]
+    none_of_them = Seen({OTHER: 1})
 
-    def count(array: Array) -> Mapping[str, int]:
+    def look(array: Array) -> Seen:
         if array.size == 1:
             index = int(array.item())
-            return singles[index] if 0 <= index < classes else {OTHER: 1}
+            return singles[index] if 0 <= index < classes else none_of_them
         flat = _spread(array.reshape(-1))
         inside = flat[(flat >= 0) & (flat < classes)].astype(np.int64)
         counts = _named(np.bincount(inside, minlength=classes), names)
-        return counts if len(inside) == len(flat) else {**counts, OTHER: len(flat) - len(inside)}
+        if len(inside) < len(flat):
+            counts[OTHER] = len(flat) - len(inside)
+        return Seen(counts)
 
-    return count
+    return look
 
 
-def _numbers(array: Array) -> Mapping[str, int]:
+def _numbers(array: Array) -> Seen:
     if array.size == 1:
-        return {str(array.item()): 1}
+        return Seen({str(array.item()): 1})
     values, counts = np.unique(_spread(array.reshape(-1)), return_counts=True)
-    return dict(zip(map(str, values.tolist()), counts.tolist(), strict=True))
+    return Seen(dict(zip(map(str, values.tolist()), counts.tolist(), strict=True)))
 
 
-def _any_text(array: Array) -> Mapping[str, int]:
-    return Counter(_name(value) for value in _spread(array.reshape(-1)).tolist())
+def _any_text(array: Array) -> Seen:
+    return Seen(Counter(_name(value) for value in _spread(array.reshape(-1)).tolist()))
 
 
-def _known_text(array: Array, known: Mapping[str, str]) -> Mapping[str, int]:
-    return Counter(known.get(value, OTHER) for value in _spread(array.reshape(-1)).tolist())
+def _known_text(array: Array, known: Mapping[str, str]) -> Seen:
+    return Seen(Counter(known.get(value, OTHER) for value in _spread(array.reshape(-1)).tolist()))
 
 
-def _bins(edges: Array, names: tuple[str, ...]) -> _Count:
-    every = (*names, NAN)
+def _bins(edges: list[float]) -> _Look:
+    names = (*bin_names(edges), NAN)
+    singles = [Seen({name: 1}) for name in names]
 
-    def count(array: Array) -> Mapping[str, int]:
+    def look(array: Array) -> Seen:
+        if array.size == 1:
+            value = array.item()
+            return singles[-1 if math.isnan(value) else bisect_right(edges, value)]
         values = _spread(array.reshape(-1)).astype(np.float64)
         places = np.searchsorted(edges, values, side="right")
-        places[np.isnan(values)] = len(names)
-        return _named(np.bincount(places, minlength=len(every)), every)
+        places[np.isnan(values)] = len(names) - 1
+        return Seen(_named(np.bincount(places, minlength=len(names)), names))
 
-    return count
+    return look
 
 
 def _named(counts: Array, names: tuple[str, ...]) -> dict[str, int]:

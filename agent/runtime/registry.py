@@ -20,17 +20,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.bundle import Manifest
 from agent.errors import DeviceError
 from agent.runtime.counters import Counts, VersionCounters
 from agent.runtime.errors import NotReadyError, UnknownServableError
+from agent.runtime.loaded import Hold, LoadedModel, beside_of, chosen, named, take_part
 from agent.runtime.loading import load_warm, read_manifest
 from agent.runtime.providers import CPU
-from agent.runtime.routing import UNROUTABLE, Asker, Role, Share, routed_to_arm, routing_value
-from agent.runtime.servable import ANSWERING, Beside, Handle, Servable, ServableState
+from agent.runtime.routing import Asker, Role, Share
+from agent.runtime.servable import Beside, Handle, Servable, ServableState
 from agent.runtime.session import EngineOptions, threads_of
 
 __all__ = ["Registry", "RegistryLimits", "VersionWindow"]
@@ -64,27 +65,6 @@ class VersionWindow:
     role: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Hold:
-    """A model without a version, until the next one answers or the time is over."""
-
-    until_s: float
-    ended: "Future[None]" = field(default_factory=Future)
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A model's loaded versions, newest last, the one that answers and the one that takes part beside it."""
-
-    active: Servable | None = None
-    loaded: tuple[Servable, ...] = ()
-    hold: "_Hold | None" = None
-    beside: Beside | None = None
-
-    def find(self, sha256: str) -> Servable | None:
-        return next((servable for servable in self.loaded if servable.sha256 == sha256), None)
-
-
 class Registry:
     """The loaded models of one process; safe for threads."""
 
@@ -94,7 +74,7 @@ class Registry:
         self._limits = limits or RegistryLimits()
         self._engine = engine or EngineOptions()
         self._waiting = 0
-        self._models: Mapping[str, _Model] = {}
+        self._models: Mapping[str, LoadedModel] = {}
         self._write = threading.Lock()
         self._retired: list[Servable] = []
         self._idle: queue.SimpleQueue[Servable | None] = queue.SimpleQueue()
@@ -119,7 +99,7 @@ class Registry:
                 raise UnknownServableError(f"there is no model {name!r} on this device")
             if model.hold is not None and model.active is None:
                 raise _held_error(name, held=time.monotonic() < model.hold.until_s)
-            servable = _chosen(model, asker) if version == "" else _by_version(model, name, version)
+            servable = chosen(model, asker) if version == "" else named(model, name, version)
             if servable is None:
                 raise NotReadyError(f"no version of model {name!r} is active yet")
             handle = servable.lease()
@@ -219,7 +199,7 @@ class Registry:
         """
         manifest = read_manifest(Path(folder), sha256)
         self._check_room(manifest, sha256)
-        present = self._models.get(manifest.model, _Model()).find(sha256)
+        present = self._models.get(manifest.model, LoadedModel()).find(sha256)
         if present is not None:
             return present
         pipeline, saved = load_warm(
@@ -227,7 +207,7 @@ class Registry:
         )
         servable = Servable(pipeline, sha256, saved_form=saved)
         with self._write:
-            model = self._models.get(manifest.model, _Model())
+            model = self._models.get(manifest.model, LoadedModel())
             present = model.find(sha256)
             if present is not None:
                 return present
@@ -242,7 +222,7 @@ class Registry:
             DeviceError: it is not loaded.
         """
         with self._write:
-            model = self._models.get(name, _Model())
+            model = self._models.get(name, LoadedModel())
             servable = model.find(sha256)
             if servable is None:
                 raise DeviceError(
@@ -270,13 +250,13 @@ class Registry:
             DeviceError: the version is not loaded, or is the active one.
         """
         with self._write:
-            model = self._models.get(name, _Model())
-            beside = None if share is None else _beside(model, name, share)
+            model = self._models.get(name, LoadedModel())
+            beside = None if share is None else beside_of(model, name, share)
             past = model.beside
             if past is not None and (beside is None or past.servable is not beside.servable):
-                _take_part(past.servable, None)
+                take_part(past.servable, None)
             if beside is not None:
-                _take_part(beside.servable, beside.share.role)
+                take_part(beside.servable, beside.share.role)
             if model.loaded:
                 self._put(name, replace(model, beside=beside))
 
@@ -291,7 +271,7 @@ class Registry:
         With ``hold_s`` the model is held for so long when this was its active version.
         """
         with self._write:
-            model = self._models.get(name, _Model())
+            model = self._models.get(name, LoadedModel())
             servable = model.find(sha256)
             if servable is None:
                 return
@@ -299,11 +279,11 @@ class Registry:
             active = None if model.active is servable else model.active
             hold = model.hold
             if model.active is servable and hold_s > 0:
-                hold = _Hold(time.monotonic() + min(hold_s, self._limits.max_hold_s))
+                hold = Hold(time.monotonic() + min(hold_s, self._limits.max_hold_s))
             beside = model.beside
             if beside is not None and beside.servable is servable:
                 beside = None
-            self._put(name, _Model(active, rest, hold, beside))
+            self._put(name, LoadedModel(active, rest, hold, beside))
             servable.state = ServableState.RETIRED
             servable.shadow = None
             self._retired.append(servable)
@@ -342,7 +322,7 @@ class Registry:
         self._idle.put(None)
         self._closer.join()
 
-    def _put(self, name: str, model: _Model) -> None:
+    def _put(self, name: str, model: LoadedModel) -> None:
         """Replace the map: the one assignment that readers see."""
         shadow = model.beside
         if shadow is not None and shadow.share.role is not Role.SHADOW:
@@ -387,72 +367,10 @@ def _held_error(name: str, *, held: bool) -> NotReadyError:
     )
 
 
-def _end_hold(model: _Model) -> None:
+def _end_hold(model: LoadedModel) -> None:
     """Wake whoever waits for this model."""
     if model.hold is not None and not model.hold.ended.done():
         model.hold.ended.set_result(None)
-
-
-def _chosen(model: _Model, asker: Asker | None) -> Servable | None:
-    """Who answers a request that names no version."""
-    beside, active = model.beside, model.active
-    if beside is None or asker is None or active is None:
-        return active
-    share = beside.share
-    if share.role is not Role.ARM:
-        return active
-    value = routing_value(share, asker)
-    if value is None:
-        active.counters.noted(UNROUTABLE)
-        return active
-    return beside.servable if routed_to_arm(share, value) else active
-
-
-def _beside(model: _Model, name: str, share: Share) -> Beside:
-    """Who takes part as ``share`` says. Raises DeviceError."""
-    servable = model.find(share.manifest_sha256)
-    what = f"version {share.manifest_sha256[:12]} of model {name!r}"
-    if servable is None:
-        raise DeviceError(f"{what} is not loaded, so it cannot take part as {share.role}; load it")
-    if servable is model.active:
-        raise DeviceError(
-            f"{what} is the one that answers, so it cannot take part beside itself as {share.role}"
-        )
-    past = model.beside
-    if past is not None and past.servable is servable and past.share.role is share.role:
-        past.share = share
-        return past
-    return Beside(servable, share)
-
-
-def _take_part(servable: Servable, role: Role | None) -> None:
-    """Give a version the state and the counters of its role; None: it takes no part any more."""
-    waiting = ServableState.PREVIOUS if servable.answered_before else ServableState.CANDIDATE
-    if role is None:
-        servable.state = waiting
-    elif role is Role.STANDBY:
-        # What was active goes on answering requests that name its version.
-        servable.state = waiting if servable.answered_before else ServableState.STANDBY
-    else:
-        servable.state = ServableState(role)
-    servable.take_role("" if role is None or role is Role.STANDBY else role)
-
-
-def _by_version(model: _Model, name: str, version: str) -> Servable:
-    """The version that answers under this name: the active one first, then the newest that was
-    active."""
-    found = [servable for servable in model.loaded if servable.manifest.version == version]
-    if not found:
-        raise UnknownServableError(
-            f"there is no version {version!r} of model {name!r} on this device"
-        )
-    if model.active in found:
-        assert model.active is not None
-        return model.active
-    answering = [servable for servable in found if servable.state in ANSWERING]
-    if not answering:
-        raise NotReadyError(f"version {version!r} of model {name!r} is loaded but not active yet")
-    return answering[-1]
 
 
 def _window(servable: Servable, counters: VersionCounters) -> VersionWindow:

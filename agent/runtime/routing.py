@@ -10,6 +10,7 @@ Rules kept here:
 - The same value is the same caller however it is written: 7, 7.0 and "7" are one.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,7 +100,11 @@ def copied(share: Share, request_id: str, number: int) -> bool:
 def slot_of(domain: bytes, salt: str, value: str) -> int:
     """The place of a value: the first 8 bytes (big-endian) of SHA-256 over the domain, a zero byte, the digest of the
     salt and the value in UTF-8, modulo 10000."""
-    # The salt's digest has a fixed length, so that no salt and value can be taken for another pair.
-    salted = hashlib.sha256(salt.encode("utf-8", "surrogatepass")).digest()
-    digest = hashlib.sha256(domain + b"\0" + salted + value.encode("utf-8", "surrogatepass"))
+    digest = hashlib.sha256(_prefix(domain, salt) + value.encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest()[:8], "big") % SLOTS
+
+
+@functools.lru_cache(maxsize=128)
+def _prefix(domain: bytes, salt: str) -> bytes:
+    # The salt's digest has a fixed length, so that no salt and value can be taken for another pair.
+    return domain + b"\0" + hashlib.sha256(salt.encode("utf-8", "surrogatepass")).digest()

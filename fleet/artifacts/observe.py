@@ -37,10 +37,11 @@ def _quantiles(output: str, count: int, golden: Sequence[Golden]) -> tuple[float
     values = [array for case in golden for array in _arrays(case, output)]
     flat = np.concatenate([np.empty(0), *values])
     flat = flat[np.isfinite(flat)]
+    different = len(np.unique(flat))
     edges = np.unique(np.quantile(flat, np.arange(1, count) / count)) if flat.size else flat
-    if len(edges) < count - 1:
+    if different < count or len(edges) < count - 1:
         raise ProjectError(
-            f"{PROJECT_FILE} [observe] bins = {count}: the golden cases expect {len(np.unique(flat))} different values "
+            f"{PROJECT_FILE} [observe] bins = {count}: the golden cases expect {different} different values "
             f"of {output!r}, which do not make up so many bins; add cases, or give bins as a list of edges"
         )
     return tuple(float(edge) for edge in edges)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Connection, delete, select
 
-from fleet.rollout.gate.metrics import METRICS
+from fleet.rollout.gate.metrics import METRICS, Kind, metric_of
 from fleet.rollout.gate.ring import Counts, FloatArray
 from fleet.rollout.sources import (
     COUNTED,
@@ -69,9 +69,14 @@ class Past:
         return self.sums[:, -1]
 
     def counts(self, names: Sequence[str]) -> Counts:
-        """Bad and total of rates and the mean of levels, as baselines are made from."""
+        """Bad and total of rates and the mean of levels, as baselines are made from.
+
+        Raises:
+            KeyError: a metric is not known.
+        """
         bad, total = rates_of(names, self.sums, counters_of(names, self.counters))
-        return Counts(bad, total, {name: self._level(name) for name in names if _is_level(name)})
+        levels = [name for name in names if metric_of(name).kind is Kind.LEVEL]
+        return Counts(bad, total, {name: self._level(name) for name in levels})
 
     def _level(self, name: str) -> FloatArray:
         if name in LEVELS:
@@ -81,7 +86,7 @@ class Past:
             value = self.sums[:, COUNTED.index("feedback_abs_error_sum")]
             weight = self.sums[:, COUNTED.index("feedback_count")]
         else:  # drift from oneself is none, where there is a self
-            weight = np.array([float(sum(one.values()) >= 2) for one in self.outputs])
+            weight = np.array([float(bool(one)) for one in self.outputs])
             value = np.zeros(len(weight))
         level: FloatArray = np.full(len(value), np.nan)
         np.divide(value, weight, out=level, where=weight > 0)
@@ -164,10 +169,6 @@ def prune_hours(connection: Connection, now_s: float) -> int:
     before = int(now_s // _HOUR_S) - KEPT_HOURS
     result = connection.execute(delete(baseline_hours).where(baseline_hours.c.hour < before))
     return int(result.rowcount)
-
-
-def _is_level(name: str) -> bool:
-    return name in METRICS and METRICS[name].kind.value == "level"
 
 
 def _sums_of(rows: Sequence[Mapping[str, Any]]) -> FloatArray:

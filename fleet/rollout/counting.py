@@ -12,9 +12,18 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from fleet.rollout.frozen import FrozenRing
+from fleet.rollout.gate.drift import MIN_OUTPUTS, drift_scores
 from fleet.rollout.gate.exposure import Exposure, Windows, offset_s
 from fleet.rollout.gate.ring import Counts, FloatArray, IntArray
-from fleet.rollout.sources import columns_of, counters_of, drift_of, levels_of, rates_of
+from fleet.rollout.sources import (
+    DRIFT,
+    columns_of,
+    counters_of,
+    levels_of,
+    output_names,
+    outputs_of,
+    rates_of,
+)
 from fleet.rollout.stored_rings import OpenRing, open_rings, read_ring
 from fleet.store.tables import ring_counts, served
 from fleet.store.upsert import insert
@@ -111,7 +120,7 @@ def _add_role(
     places = np.array([frozen.place[row["device_id"]] for row in rows], dtype=np.int64)
     who, device = np.unique(places, return_inverse=True)
     before = _stored_exposure(connection, (ring_id, role), frozen, who)
-    after = before.add(_windows(frozen, places, device.astype(np.int64), rows))
+    after = before.add(_windows(frozen, device.astype(np.int64), rows))
     changed = np.flatnonzero(
         (after.minutes != before.minutes) | (after.open_s != before.open_s)
     ).tolist()
@@ -131,24 +140,16 @@ def _add_role(
     connection.execute(added, values)
 
 
-def _windows(
-    frozen: FrozenRing, places: IntArray, device: IntArray, rows: Sequence[Mapping[str, Any]]
-) -> Windows:
+def _windows(frozen: FrozenRing, device: IntArray, rows: Sequence[Mapping[str, Any]]) -> Windows:
     names = frozen.ring.metrics
     columns = columns_of(rows)
     bad, total = rates_of(names, columns, counters_of(names, [row["counters"] for row in rows]))
-    drift = np.full(len(rows), np.nan)
-    if frozen.labels and "output_drift" in names:
-        now = np.array(
-            [[row["output_counts"].get(label, 0) for label in frozen.labels] for row in rows],
-            dtype=np.float64,
-        )
-        drift = drift_of(now, frozen.outputs[places].astype(np.float64))
+    outputs = outputs_of(frozen.labels, [row["output_counts"] for row in rows])
     return Windows(
         device=device,
         start_s=np.array([row["start_ms"] for row in rows]) / 1000,
         end_s=np.array([row["end_ms"] for row in rows]) / 1000,
-        counts=Counts(bad, total, levels_of(names, columns, drift)),
+        counts=Counts(bad | outputs, total | outputs, levels_of(names, columns)),
     )
 
 
@@ -157,8 +158,7 @@ def _stored_exposure(
 ) -> Exposure:
     """The exposure of the devices ``who`` (pool indices, ascending), as it is stored."""
     ring = frozen.ring
-    width = 2 * len(ring.metrics)
-    table = np.zeros((len(who), _HEAD + 2 * width))
+    table = np.zeros((len(who), _width(frozen)))
     row_of = {int(device): number for number, device in enumerate(who)}
     columns = ring_counts.c
     wanted = who.tolist()
@@ -174,15 +174,25 @@ def _stored_exposure(
     return _exposure_of(frozen, table, np.array(offsets_s))
 
 
+def _columns(frozen: FrozenRing) -> tuple[str, ...]:
+    """What is counted of each device: the ring's metrics, and its answers by label for the drift."""
+    return (*frozen.ring.metrics, *output_names(frozen.labels))
+
+
+def _width(frozen: FrozenRing) -> int:
+    return _HEAD + 4 * len(_columns(frozen))
+
+
 def _exposure_of(frozen: FrozenRing, table: FloatArray, offsets_s: FloatArray) -> Exposure:
-    width = 2 * len(frozen.ring.metrics)
+    names = _columns(frozen)
+    half = _HEAD + 2 * len(names)
     return Exposure(
         started_s=frozen.ring.started_s,
-        metrics=frozen.ring.metrics,
+        metrics=names,
         offsets_s=offsets_s,
         open_s=table[:, 0],
-        open=table[:, _HEAD : _HEAD + width],
-        closed=table[:, _HEAD + width :],
+        open=table[:, _HEAD:half],
+        closed=table[:, half:],
         minutes=table[:, 1].astype(np.int64),
     )
 
@@ -194,14 +204,29 @@ def _table_of(exposure: Exposure) -> FloatArray:
 
 def read_counts(connection: Connection, ring_id: int, frozen: FrozenRing, role: str = "") -> Counts:
     """What the devices of a ring have reported so far, in pool order."""
-    width = _HEAD + 4 * len(frozen.ring.metrics)
-    table = np.zeros((frozen.ring.size, width))
+    table = np.zeros((frozen.ring.size, _width(frozen)))
     query = select(ring_counts.c.device, ring_counts.c.body).where(
         ring_counts.c.ring_id == ring_id, ring_counts.c.role == role
     )
     rows = connection.execute(query).all()
     if rows:
         bodies = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f8")
-        table[[row[0] for row in rows]] = bodies.reshape(len(rows), width)
+        table[[row[0] for row in rows]] = bodies.reshape(len(rows), -1)
     nothing = np.zeros(frozen.ring.size)  # the offsets matter only to what is added
-    return _exposure_of(frozen, table, nothing).counts()
+    return _with_drift(frozen, _exposure_of(frozen, table, nothing).counts())
+
+
+def _with_drift(frozen: FrozenRing, counts: Counts) -> Counts:
+    """The answers by label as one level, against the device's own past, or the pool's without one."""
+    names = output_names(frozen.labels)
+    if not names:
+        return counts
+    outputs = np.column_stack([counts.bad[name] for name in names])
+    has_past = frozen.outputs.sum(axis=1, keepdims=True) >= MIN_OUTPUTS
+    past = np.where(has_past, frozen.outputs, frozen.outputs.sum(axis=0))
+    return Counts(
+        {name: values for name, values in counts.bad.items() if name not in names},
+        {name: values for name, values in counts.total.items() if name not in names},
+        {**counts.level, DRIFT: drift_scores(outputs, past)},
+        counts.reported,
+    )

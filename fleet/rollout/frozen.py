@@ -19,6 +19,7 @@ from fleet.rollout.gate.metrics import Kind, metric_of
 from fleet.rollout.gate.result import LookResult
 from fleet.rollout.gate.ring import POOLED, Counts, FloatArray, IntArray, Ring
 from fleet.rollout.gate.schedule import look_number
+from fleet.rollout.sources import DRIFT
 from fleet.rollout.spec import StageKind, Statistics
 
 __all__ = [
@@ -41,7 +42,8 @@ _AGAIN_SHARE: Final = 0.1  # of the bake
 _LOST_S: Final = 90.0  # of a bake: a device's minute begins and ends a little off
 _MARGIN: Final = 0.9  # of the tolerated change must be expected to be seen
 _LEVEL_DEVICES: Final = 20  # of both arms, before a level can be expected to tell anything
-_NO_CONTROL: Final = "shadow_disagreement_rate"  # devices without a shadow have nothing like it
+_NO_FACTOR: Final = (DRIFT, "shadow_disagreement_rate")
+"""What has no factor: drift is about zero when nothing changes, and without a shadow nothing disagrees."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +223,11 @@ def held_metrics(
 ) -> tuple[str, ...]:
     """The metrics that the ring must be able to see before the stage goes on.
 
-    With ``on`` all that were asked for. With ``auto`` the rates whose tolerated change the stage was
-    expected to find, and levels with a past on enough devices of both arms.
+    With ``on`` all that were asked for and can have a tolerance. With ``auto`` the rates whose
+    tolerated change the stage was expected to find, and levels with a past on enough devices of both
+    arms.
     """
-    asked = [name for name in ring.metrics if name in ring.tolerances and name != _NO_CONTROL]
+    asked = [name for name in ring.metrics if name in ring.tolerances and name not in _NO_FACTOR]
     if statistics is Statistics.ON:
         return tuple(asked)
     return tuple(name for name in asked if _can_be_seen(ring, name, expected.get(name)))

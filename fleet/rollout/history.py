@@ -18,13 +18,14 @@ from fleet.rollout.gate.frames import Arrays, pack, unpack
 from fleet.rollout.gate.ring import Counts, FloatArray, IntArray
 from fleet.rollout.outcomes import KINDS, SILENCE, kind_of_failure
 from fleet.rollout.record import Rollout
+from fleet.rollout.sources import DRIFT
 from fleet.rollout.states import State
 from fleet.store.tables import deployments, histories, rollouts
 from fleet.store.upsert import insert
 
 __all__ = ["MAX_LABELS", "History", "failure_budgets", "history_of"]
 
-MAX_LABELS: Final = 64
+MAX_LABELS: Final = 32  # a window has no more
 _MOST_PAST: Final = 20  # rollouts of the model that failure budgets are made from, the newest
 
 
@@ -95,7 +96,7 @@ def history_of(
         return History.from_bytes(body)
     names = tuple(name for name, _ in rollout.spec.guards.metrics)
     past = past_of(connection, rollout.model, sorted(device_ids), now_s)
-    labels = _labels(past.outputs) if "output_drift" in names else ()
+    labels = _labels(past.outputs) if DRIFT in names else ()
     outputs = np.array(
         [[one.get(label, 0) for label in labels] for one in past.outputs], dtype=np.int64
     ).reshape(len(past.device_ids), len(labels))

@@ -5,11 +5,13 @@ a device is in is decided by the functions the devices themselves use; a stratum
 in neither arm, since its devices go back as they were told.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Text, cast, func, select
 
 from agent.trust import BundleRelease, DeviceFacts, selects, slot_of, stratum_of
 from fleet.rollout.check_answers import read_answers
@@ -32,6 +34,9 @@ __all__ = [
 ]
 
 
+_LABELS_KEPT: Final = 50_000  # different ones
+
+
 @dataclass(frozen=True, slots=True)
 class KnownDevice:
     """A device of the fleet: what it says it is, and when it was last heard from."""
@@ -47,7 +52,7 @@ def known_devices(connection: Connection) -> list[KnownDevice]:
             devices.c.id,
             devices.c.device_class,
             devices.c.hardware,
-            devices.c.labels,
+            cast(devices.c.labels, Text),
             devices.c.agent_version,
             devices.c.onnxruntime_version,
             devices.c.execution_provider,
@@ -55,7 +60,20 @@ def known_devices(connection: Connection) -> list[KnownDevice]:
             devices.c.last_seen_s,
         ).order_by(devices.c.id)
     )
-    return [KnownDevice(DeviceFacts(*row[:8]), row[8]) for row in rows]
+    return [
+        KnownDevice(DeviceFacts(one, kind, arch, _labels(labels), *versions), seen_s)
+        for one, kind, arch, labels, *versions, seen_s in rows
+    ]
+
+
+@lru_cache(maxsize=_LABELS_KEPT)
+def _labels(text: str) -> Mapping[str, str]:
+    """Labels as they are stored; every tick reads those of every device, and few differ.
+
+    Devices with the same labels share them: nobody may change them.
+    """
+    labels: dict[str, str] = json.loads(text)
+    return labels
 
 
 def newest_report_s(connection: Connection) -> float:

@@ -15,13 +15,15 @@ from fleet.rollout.gate.ring import FloatArray, IntArray
 
 __all__ = [
     "COUNTED",
+    "DRIFT",
     "LEVELS",
     "MAX_COUNTERS",
     "MAX_OUTPUTS",
     "columns_of",
     "counters_of",
-    "drift_of",
     "levels_of",
+    "output_names",
+    "outputs_of",
     "rates_of",
 ]
 
@@ -34,6 +36,7 @@ COUNTED: Final = (
 LEVELS: Final = {"rss": "rss_bytes", "cpu": "cpu_percent", "temperature": "temperature_c"}
 """Levels and their columns: a mean over time, weighted by the length of the windows."""
 MAX_OUTPUTS: Final = 64  # labels of one device that are kept apart
+DRIFT: Final = "output_drift"
 MAX_COUNTERS: Final = 32  # names of counters of one device
 _PLACE: Final = {name: number for number, name in enumerate(COUNTED)}
 _RATES: Final[Mapping[str, tuple[str, str]]] = {
@@ -47,7 +50,9 @@ _RATES: Final[Mapping[str, tuple[str, str]]] = {
 }
 _WRONG: Final = "feedback_error_rate"
 _ABS_ERROR: Final = "feedback_abs_error"
+_DIGITS: Final = 3  # of the number of a label
 _COUNTER: Final = "counter:"
+_OUTPUT: Final = "counter:output."
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> FloatArray:
@@ -89,10 +94,11 @@ def rates_of(
     return bad, total
 
 
-def levels_of(
-    names: Sequence[str], columns: FloatArray, drift: FloatArray
-) -> dict[str, FloatArray]:
-    """Each level among ``names``, nan where it is not known. ``columns`` are those of ``columns_of``."""
+def levels_of(names: Sequence[str], columns: FloatArray) -> dict[str, FloatArray]:
+    """Each level of a window among ``names``, nan where it is not known.
+
+    ``columns`` are those of ``columns_of``. Drift is none: it takes many windows to tell.
+    """
     found: dict[str, FloatArray] = {}
     for name in names:
         if metric_of(name).kind is not Kind.LEVEL:
@@ -104,8 +110,6 @@ def levels_of(
             error = columns[:, _PLACE["feedback_abs_error_sum"]]
             nothing = np.full(len(columns), np.nan)
             found[name] = np.divide(error, compared, out=nothing, where=compared > 0)
-        else:
-            found[name] = drift
     return found
 
 
@@ -117,24 +121,13 @@ def counters_of(names: Sequence[str], given: Sequence[Mapping[str, int]]) -> dic
     }
 
 
-def drift_of(now: FloatArray, before: FloatArray) -> FloatArray:
-    """How far what was answered lies from what the same device answered before, beyond chance.
+def output_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Names under which the answers of each label are counted, like counters of an application."""
+    return tuple(f"{_OUTPUT}{number:0{_DIGITS}d}" for number in range(len(labels)))
 
-    Both have shape (rows, labels) and hold counts. With p the true shares now and q those before, the
-    score estimates sum (p - q)^2 without bias,
 
-        sum [ c(c - 1)/(n(n - 1)) - 2 (c/n)(k/m) + k(k - 1)/(m(m - 1)) ],
-
-    c of n answers now, k of m before (the U-statistic of the squared distance; Chan, Diakonikolas,
-    Valiant and Valiant, "Optimal Algorithms for Testing Closeness of Discrete Distributions", SODA
-    2014, have it for Poisson counts). The plain distance would be larger the fewer answers there are:
-    this one is zero on average when nothing changed, whatever their number, and below zero by chance.
-    nan where either side has fewer than two answers. Means of it over windows are unbiased too.
-    """
-    size_now, size_before = now.sum(axis=1), before.sum(axis=1)
-    enough = (size_now >= 2) & (size_before >= 2)
-    n, m = np.where(enough, size_now, 2.0), np.where(enough, size_before, 2.0)
-    within_now = (now * (now - 1)).sum(axis=1) / (n * (n - 1))
-    within_before = (before * (before - 1)).sum(axis=1) / (m * (m - 1))
-    between = (now * before).sum(axis=1) / (n * m)
-    return np.where(enough, within_now - 2 * between + within_before, np.nan)
+def outputs_of(labels: Sequence[str], given: Sequence[Mapping[str, int]]) -> dict[str, IntArray]:
+    """How often each label was answered, by the names of ``output_names``; labels not listed are left out."""
+    table = np.array([[one.get(label, 0) for label in labels] for one in given], dtype=np.int64)
+    table = table.reshape(len(given), len(labels))
+    return {name: table[:, number] for number, name in enumerate(output_names(labels))}

@@ -9,7 +9,17 @@ import pytest
 
 from agent.delivery.offload import run_inline
 from agent.errors import DeviceError, LinkError
-from agent.trust import CurrentModel, DeviceFacts, Directive, RefusedMetadataError, TrustState, Verb
+from agent.trust import (
+    CurrentModel,
+    DeviceFacts,
+    Directive,
+    Reason,
+    RefusedMetadataError,
+    TrustState,
+    Verb,
+    in_cohort,
+    share_now_bp,
+)
 from agent.trust_keeper import TrustKeeper, TrustKeeperLimits, TrustPorts
 from agent.trust_view import RealRefresh, read_view
 from tests.support.manual_clock import ManualClock
@@ -284,3 +294,39 @@ async def test_the_clock_set_back_revives_nothing(fleet):
         await device.clock.advance(60)
         assert device.store.saved[-1].floor_s >= floor_s
         assert device.desired[-1][0].verb is Verb.INSTALL
+
+
+async def test_open_hours_are_the_devices_own_and_come_of_themselves(fleet):
+    release = fleet.publish()
+    fleet.direct(directive(release, open_hours=("09:00-10:00",)))  # it is 08:00 UTC
+    device = Device(fleet)
+    async with running(device):
+        await device.clock.advance(10)
+        assert [it.reason for it in device.desired[-1]] == [Reason.CLOSED]
+        device.clock.offset_minutes = 60
+        await device.clock.advance(60)
+        assert [it.verb for it in device.desired[-1]] == [Verb.INSTALL]
+        device.clock.offset_minutes = 0
+        await device.clock.advance(3600)
+        assert [it.verb for it in device.desired[-1]] == [Verb.INSTALL]
+
+
+async def test_a_ramp_lets_the_device_in_when_its_turn_has_come(fleet):
+    release = fleet.publish()
+    ramp = directive(release, ramp_s=600, stage_started_s=int(START_S))
+    fleet.direct(ramp)
+    device = Device(fleet)
+    came_s = next(
+        s for s in range(601) if in_cohort(release.sha256, "cam-1", share_now_bp(ramp, START_S + s))
+    )
+    async with running(device):
+        await device.clock.advance(10)
+        for _ in range(11):
+            (decision,) = device.desired[-1]
+            gone_s = device.clock.now_s() - START_S
+            if decision.verb is Verb.INSTALL:
+                assert gone_s >= came_s
+            elif gone_s >= came_s + LIMITS.decide_s:
+                raise AssertionError("its turn was missed")
+            await device.clock.advance(60)
+        assert [it.verb for it in device.desired[-1]] == [Verb.INSTALL]

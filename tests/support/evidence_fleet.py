@@ -17,7 +17,7 @@ from agent.trust import slot_of
 from fleet.monitor.record import record
 from fleet.monitor.reports import Kind, ParsedReport
 from fleet.rollout import records
-from fleet.rollout.audit import CONTROLLER, Entry
+from fleet.rollout.audit import CONTROLLER, Entry, append
 from fleet.rollout.controller import Action, Step, decide
 from fleet.rollout.observe import read_snapshot
 from fleet.rollout.parsing import parse_spec
@@ -217,8 +217,14 @@ class EvidenceFleet:
                 action.evidence, details,
             )  # fmt: skip
             records.apply_change(connection, rollout, change)
-        elif action.step is not Step.HOLD:
-            raise AssertionError(action.step)
+        else:
+            assert action.step is Step.HOLD
+            state = str(rollout.state)
+            entry = Entry(
+                "r1", self.now_s, CONTROLLER, "hold", state, state, rollout.stage,
+                str(action.verdict), action.reason, action.evidence,
+            )  # fmt: skip
+            append(connection, entry)
         keep(connection, snapshot, changed=event is not None)
 
     def minutes(self, count: int) -> Action | None:

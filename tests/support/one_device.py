@@ -19,6 +19,7 @@ from agent.adapters.slot_store import FolderSlotStore
 from agent.adapters.trial import ProcessTrial
 from agent.adapters.trust_store import SqliteTrustStore
 from agent.bundle.folder import read_bundle
+from agent.errors import LinkError
 from agent.health.pace import PaceLimits
 from agent.health.spool import MemorySpool
 from agent.inventory import read_machine
@@ -51,6 +52,8 @@ class Network:
         self.inbox = Inbox(1000)
         self.reports: list[report_pb2.Report] = []
         self.changed = asyncio.Event()
+        self.silent = False
+        """It says nothing: no metadata, no manifests."""
         self._pieces: dict[str, bytes] = {}
 
     def publish(self, built: BuildResult) -> BundleRelease:
@@ -93,6 +96,8 @@ class Network:
     # --- agent.ports.MetadataSource and PieceSource -----------------------------------------------
 
     def get_metadata(self, name: str) -> bytes | None:
+        if self.silent:
+            raise LinkError("nobody answers")
         return self.fleet.repository.metadata(name)
 
     def get_target(self, path: str, sha256: str) -> bytes | None:
@@ -156,14 +161,18 @@ class OneDevice:
 
     # --- what there is to see ---------------------------------------------------------------------
 
+    def events(self, rollout_id: str) -> list[report_pb2.DeploymentEvent]:
+        """Of one rollout, as they reached the fleet."""
+        events = [it.deployment for it in self.network.reports if it.HasField("deployment")]
+        return [event for event in events if event.rollout_id == rollout_id]
+
     def history(self, rollout_id: str) -> list[str]:
         """Phases and outcomes that reached the fleet, in order."""
         found = []
-        for event in (it.deployment for it in self.network.reports if it.HasField("deployment")):
-            if event.rollout_id == rollout_id:
-                phase = report_pb2.Phase.Name(event.phase).removeprefix("PHASE_").lower()
-                outcome = report_pb2.Outcome.Name(event.outcome).removeprefix("OUTCOME_").lower()
-                found.append(outcome if event.outcome else phase)
+        for event in self.events(rollout_id):
+            phase = report_pb2.Phase.Name(event.phase).removeprefix("PHASE_").lower()
+            outcome = report_pb2.Outcome.Name(event.outcome).removeprefix("OUTCOME_").lower()
+            found.append(outcome if event.outcome else phase)
         return found
 
     def windows(self, role: str) -> list[report_pb2.Window]:

@@ -128,15 +128,20 @@ def swapped(ring: Ring) -> Ring:
 
 
 def windows_of(
-    rng: np.random.Generator, drawn: Population, fast: BoolArray, until_s: float
+    rng: np.random.Generator,
+    drawn: Population,
+    fast: BoolArray,
+    until_s: float,
+    aligned: bool = False,
 ) -> Windows:
     """Every window that has arrived ``until_s`` after the start: 15 s long where ``fast``, else 60 s.
 
-    The phase of a device is uniform; a window arrives when it ends. In the order of arrival.
+    The phase of a device is uniform, or, with ``aligned``, fast ones began with the ring, within two
+    seconds, as devices do that are told to; a window arrives when it ends. In the order of arrival.
     """
     size = drawn.ring.size
     length_s = np.where(fast, 15.0, 60.0)
-    phase_s = rng.random(size) * length_s
+    phase_s = rng.random(size) * np.where(fast & aligned, 2.0, length_s)
     most = int(until_s // 15.0) + 2
     start_s = phase_s[:, None] + (np.arange(most) - 1) * length_s[:, None]
     end_s = start_s + length_s[:, None]

@@ -7,7 +7,8 @@ Rules kept here:
   reading the JSON to writing the answer. What was never fast runs in the pool.
 - A request no larger than one that was fast runs inline. A version that was slow inline too often
   goes to the pool until it is fast there: the time of some models hangs on values, not sizes.
-- A swap starts the measurement anew.
+- A swap starts the measurement anew. Where two versions answer the same requests (an A/B), both are measured, and a
+  request runs inline only where both are fast: which of them answers is decided later.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class PlacementLimits:
     goes to the pool. One request that held up the loop for long is enough."""
     recovery: float = 0.01
     """What each fast answer takes off that sum: one slow in a hundred is no reason."""
+    turns: int = 256
+    """Answers in a row after which only the version that gave them is thought to answer."""
     versions: int = 128
     """Measured at once; beyond it the oldest are measured anew."""
 
@@ -40,6 +43,10 @@ class _Measured:
     fast_bytes: int = -1
     """The largest request that was fast."""
     slow: float = 0.0
+    other: "_Measured | None" = None
+    """Which version answered before it, until that is too long ago."""
+    turns: int = 0
+    """Answers in a row."""
 
 
 class Placement:
@@ -52,11 +59,12 @@ class Placement:
     def inline(self, model: str, version: str, size_bytes: int) -> bool:
         """Whether a request of this size runs on the event loop."""
         measured = self._measured.get((model, version))
-        return (
-            measured is not None
-            and size_bytes <= measured.fast_bytes
-            and measured.slow <= self._limits.forgiven
-        )
+        if measured is None or not self._fast(measured, size_bytes):
+            return False
+        return measured.other is None or self._fast(measured.other, size_bytes)
+
+    def _fast(self, measured: _Measured, size_bytes: int) -> bool:
+        return size_bytes <= measured.fast_bytes and measured.slow <= self._limits.forgiven
 
     def record(
         self, key: tuple[str, str], servable: str, size_bytes: int, seconds: float, *, inline: bool
@@ -67,9 +75,23 @@ class Placement:
             self._measured.pop(key, None)
             while len(self._measured) >= self._limits.versions:
                 del self._measured[next(iter(self._measured))]
-            measured = self._measured[key] = _Measured(servable)
+            measured = self._measured[key] = _turned(measured, servable)
+        if measured.other is not None:
+            measured.turns += 1
+            if measured.turns > self._limits.turns:
+                measured.other = None
         if seconds <= self._limits.fast_s:
             measured.fast_bytes = max(measured.fast_bytes, size_bytes)
             measured.slow = max(0.0, measured.slow - self._limits.recovery)
         elif inline and seconds >= self._limits.slow_s:
             measured.slow += seconds / self._limits.slow_s
+
+
+def _turned(measured: _Measured | None, servable: str) -> _Measured:
+    """The measurement of a version that answers after another one, which is kept beside it."""
+    other = None if measured is None else measured.other
+    turned = other if other is not None and other.servable == servable else _Measured(servable)
+    if measured is not None:
+        measured.other = None
+    turned.other, turned.turns = measured, 0
+    return turned

@@ -20,8 +20,10 @@ from fleet.rollout.gate.ring import BoolArray, IntArray, Ring
 __all__ = ["BlockSums", "Draws", "block_sums", "virtual_cohorts"]
 
 _CHUNK_CELLS: Final = 1 << 20
-_MEMBER_CELLS: Final = 1 << 26
-_CACHED: Final = 4  # rings; at most 160 MB each, usually 5
+_MEMBER_CELLS: Final = (
+    1 << 24
+)  # part of the draw, like the order of blocks: audits of old rollouts need it
+_CACHED: Final = 2  # rings; at most 160 MB each, usually 5
 
 
 @dataclass(frozen=True, slots=True)

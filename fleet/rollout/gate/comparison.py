@@ -1,9 +1,9 @@
 """The comparison of both arms as a guard like any other: what the newest look says about the stage.
 
-Rules kept here: an alarm fails the stage, or names the stratum that is to stop (first, where both
-alarm); a stage is held only to the metrics it was expected to be able to see, decided when it began;
-where nothing can be compared the reason says so, and the absolute guards decide alone; missing data
-of a metric that can hold the stage is a HOLD, never a pass and never a rollback.
+Rules kept here: an alarm fails the stage, or names the stratum that is to stop; a stage is held only
+to the metrics it was expected to be able to see, decided when it began; where nothing can be
+compared the reason says so, and the absolute guards decide alone; missing data of a metric that can
+hold the stage is a HOLD, never a pass and never a rollback.
 """
 
 from dataclasses import dataclass, replace
@@ -49,9 +49,6 @@ class ComparisonGuard:
 def _judge(evidence: Evidence, now_s: float) -> tuple[Verdict, str]:
     result, frozen = evidence.result, evidence.frozen
     if result is not None and result.verdict is Verdict.FAIL:
-        if _is_of_strata(result):
-            names = ", ".join(result.newly_stopped)
-            return Verdict.HOLD, f"the next look compares the others without {names}"
         return Verdict.FAIL, result.reason
     if frozen.statistics is Statistics.ON:
         held = _narrowed(result, frozen.held)
@@ -64,16 +61,6 @@ def _judge(evidence: Evidence, now_s: float) -> tuple[Verdict, str]:
     if conclusion.verdict is Verdict.HOLD and _is_coarse_only(evidence, held, now_s):
         return Verdict.PASS, f"{_seen_words(held)}, so the absolute limits decide alone"
     return conclusion.verdict, conclusion.reason.removeprefix("holding: ")
-
-
-def _is_of_strata(result: LookResult) -> bool:
-    """Whether an alarm over all devices is explained by strata that alarm at the same look.
-
-    Then they stop and the others are judged anew without them: an alarm that is not acted upon makes
-    no false alarm likelier. Not where every stratum with a test of its own has alarmed.
-    """
-    innocent = [one for one in result.strata if not one.alarm and one.name not in result.stopped]
-    return bool(result.newly_stopped and innocent)
 
 
 def _narrowed(result: LookResult | None, held: tuple[str, ...]) -> LookResult | None:

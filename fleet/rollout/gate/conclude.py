@@ -44,7 +44,10 @@ def conclude(ring: Ring, result: LookResult | None, now_s: float) -> Conclusion:
         return Conclusion(Verdict.PASS, NO_CONTROL)
     causes = list(_causes(ring, result, over))
     if not causes and result is not None:
-        return Conclusion(Verdict.PASS, f"{result.reason}; {_seen(result)}")
+        apart = (
+            f"; without the stopped strata {', '.join(result.stopped)}" if result.stopped else ""
+        )
+        return Conclusion(Verdict.PASS, f"{result.reason}; {_seen(result)}{apart}")
     return Conclusion(Verdict.HOLD, f"holding: {'; '.join(causes)}")
 
 

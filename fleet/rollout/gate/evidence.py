@@ -61,7 +61,8 @@ def canonical(value: Any) -> bytes:
     if isinstance(value, list | tuple):
         return _framed(b"l", b"".join(canonical(item) for item in value))
     if value is None or isinstance(value, bool | int | float | str):
-        return _framed(type(value).__name__[:1].encode(), repr(value).encode())
+        text = float.__repr__(value) if isinstance(value, float) else repr(value)  # numpy's too
+        return _framed(type(value).__name__[:1].encode(), text.encode())
     raise TypeError(f"{type(value).__name__} has no canonical bytes: give numbers, text or arrays")
 
 

@@ -6,7 +6,9 @@ more of theirs has arrived: with raw sums a ring that should fail once in a thou
 once in ninety. Rules kept here:
 
 - Windows shorter than ``SHORT_S`` count only from the device's own offset on (uniform in a minute,
-  as the phase of a slow device is), and only once a group of them has lasted a minute.
+  as the phase of a slow device is), to the nearest window: so the first that counts begins at the
+  offset on average, whether fast devices all began with the ring or each at its own time. They count
+  once a group of them has lasted a minute.
 - Longer windows count as they are, if they start at or after the ring's start.
 - What has arrived late counts when it arrives. Each window is given once; that is the caller's care
   (reports are unique by boot and sequence number).
@@ -63,7 +65,8 @@ class Exposure:
         """These windows as well, in their order; windows before the ring's start count nothing."""
         length_s = windows.end_s - windows.start_s
         short = length_s < SHORT_S
-        begins_s = self.started_s + np.where(short, self.offsets_s[windows.device], 0.0)
+        offset_s = np.maximum(self.offsets_s[windows.device] - length_s / 2, 0.0)
+        begins_s = self.started_s + np.where(short, offset_s, 0.0)
         counted = (windows.start_s >= begins_s) & (length_s > 0)
         if not counted.any():
             return self

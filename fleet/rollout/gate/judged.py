@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fleet.rollout.gate.blocks import Block
-from fleet.rollout.gate.cohorts import BlockSums
 from fleet.rollout.gate.ring import Ring, Spending, State, fresh
 from fleet.rollout.gate.scores import QUANTUM, Scored
 from fleet.rollout.gate.spend import allowed, spend
-from fleet.rollout.gate.statistic import Statistic, statistic
+from fleet.rollout.gate.statistic import Statistic
 from fleet.rollout.gate.tails import pearson3_tail
 
-__all__ = ["Judged", "Test", "by_formula", "by_rank", "by_virtual_cohorts"]
+__all__ = ["Judged", "Test", "by_formula", "by_rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +47,18 @@ class Judged:
     p_values: Mapping[str, float] = field(default_factory=dict)
 
 
-def by_virtual_cohorts(
-    ring: Ring, state: State, sums: Mapping[str, tuple[BlockSums, ...]], test: Test
+def by_rank(
+    ring: Ring, state: State, found: Statistic | None, test: Test, *, anew: bool = False
 ) -> Judged:
-    """Rank the real cohort among the virtual ones that are still alive."""
-    return by_rank(ring, state, statistic(sums, test.blocks), test)
+    """Rank the real cohort, or naming of arms, among the virtual ones that are still alive.
 
-
-def by_rank(ring: Ring, state: State, found: Statistic | None, test: Test) -> Judged:
-    """The same from the statistics of all cohorts, or of all flips of arms."""
+    ``anew``: among all of them, with the same number allowed.
+    """
     spending = state.tests.get(test.name) or fresh(ring.virtual)
     if found is None:
         return Judged(False, 1.0, "", None, 0, ring.virtual - spending.removed, spending)
     may_drop = allowed(spending, ring.tests[test.name], test.look, len(ring.looks_s), ring.virtual)
-    outcome = spend(spending, may_drop, found.worst)
+    outcome = spend(fresh(ring.virtual) if anew else spending, may_drop, found.worst)
     z = {name: float(values[0]) for name, values in found.z.items() if np.isfinite(values[0])}
     p_values = {
         name: (1 + int(np.count_nonzero(values[1:] >= values[0]))) / (ring.virtual + 1)
@@ -90,7 +87,10 @@ def by_formula(ring: Ring, state: State, found: Mapping[str, Scored], test: Test
     p-value of all metrics, times their number, alarms at alpha (k - k')/K, k' the look before.
     """
     spending = state.tests.get(test.name) or fresh(0)
-    devices = np.concatenate([block.members for block in test.members(ring)])
+    within = np.zeros(ring.size, dtype=np.bool_)
+    for block in test.members(ring):
+        within[block.members] = True
+    devices = np.flatnonzero(within)
     cohort = ring.cohort[devices]
     z: dict[str, float] = {}
     p_values: dict[str, float] = {}

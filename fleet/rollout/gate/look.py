@@ -7,16 +7,19 @@ killed between two looks goes on as if it had not been.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from fleet.rollout.gate.cohorts import block_sums
-from fleet.rollout.gate.judged import Judged, Test, by_formula, by_virtual_cohorts
+from fleet.rollout.gate.judged import Judged, Test, by_formula, by_rank
 from fleet.rollout.gate.metrics import metric_of
 from fleet.rollout.gate.result import LookResult, MetricResult, StratumResult
 from fleet.rollout.gate.ring import POOLED, BoolArray, Counts, Ring, Spending, State, fresh
 from fleet.rollout.gate.sample_ratio import IMPLAUSIBLE, sample_ratio_p
 from fleet.rollout.gate.scores import Scored, scored
+from fleet.rollout.gate.statistic import statistic
 from fleet.rollout.gate.telling import View
 from fleet.rollout.gate.verdict import Verdict
 from fleet.rollout.gate.words import alarm_words, calm_words
@@ -77,22 +80,50 @@ def _trouble(ring: Ring, found: Mapping[str, Scored]) -> str:
 
 
 def _judge_all(ring: Ring, state: State, found: Mapping[str, Scored], k: int) -> dict[str, Judged]:
-    """Every test that still runs, by name."""
+    """Every test that still runs, by name.
+
+    An alarm over all devices in the look in which strata alarm too stands only if the other strata
+    alarm without them: else those strata are stopped alone. An alarm taken back is spent all the same.
+    """
+    judge = _judge_of(ring, state, found)
     going = [name for name in ring.tests if name not in state.stopped]
-    tests = [Test(name, _blocks(ring, state, name), k) for name in going]
+    judged = {name: judge(Test(name, _blocks(ring, state.stopped, name), k)) for name in going}
+    pooled = judged[POOLED]
+    stopping = tuple(name for name in going if name != POOLED and judged[name].alarm)
+    rest = _blocks(ring, (*state.stopped, *stopping), POOLED)
+    if pooled.alarm and stopping and any(ring.blocks[index].canaries for index in rest):
+        without = judge(Test(POOLED, rest, k), anew=True)
+        if not without.alarm:
+            spent = pooled.spending
+            spent = replace(spent, removed=spent.removed + pooled.may_drop)
+            judged[POOLED] = replace(pooled, alarm=False, spending=spent)
+    return judged
+
+
+class _Judge(Protocol):
+    def __call__(self, test: Test, *, anew: bool = False) -> Judged: ...
+
+
+def _judge_of(ring: Ring, state: State, found: Mapping[str, Scored]) -> _Judge:
+    """How a test is judged in this ring; ``anew`` lets every virtual cohort live."""
     if ring.virtual == 0:
-        return {test.name: by_formula(ring, state, found, test) for test in tests}
+        return lambda test, anew=False: by_formula(ring, state, found, test)
     values = block_sums(ring, [(one.score, one.has) for one in found.values()])
     sums = dict(zip(found, values, strict=True))
-    return {test.name: by_virtual_cohorts(ring, state, sums, test) for test in tests}
+
+    def judge(test: Test, *, anew: bool = False) -> Judged:
+        return by_rank(ring, state, statistic(sums, test.blocks), test, anew=anew)
+
+    return judge
 
 
-def _blocks(ring: Ring, state: State, name: str) -> tuple[int, ...]:
-    """The blocks of a test: its own, or all that have not been stopped."""
-    if name != POOLED:
-        return tuple(i for i, block in enumerate(ring.blocks) if block.name == name)
-    left = tuple(i for i, block in enumerate(ring.blocks) if block.name not in state.stopped)
-    return left or tuple(range(len(ring.blocks)))
+def _blocks(ring: Ring, stopped: tuple[str, ...], name: str) -> tuple[int, ...]:
+    """The blocks of a test: its own, or all that are not stopped."""
+    return tuple(
+        index
+        for index, block in enumerate(ring.blocks)
+        if (block.name == name if name != POOLED else block.name not in stopped)
+    )
 
 
 def _after(ring: Ring, state: State, judged: Mapping[str, Judged], k: int) -> State:
@@ -146,7 +177,8 @@ def _verdict(
         return Verdict.FAIL, alarm_words(pooled, metrics, ring.virtual, "")
     going = [block for block in ring.blocks if block.name not in after.stopped]
     if not any(block.canaries for block in going):
-        return Verdict.FAIL, f"every stratum with canary devices is stopped: {after.stopped}"
+        stopped = ", ".join(after.stopped)
+        return Verdict.FAIL, f"every stratum with canary devices is stopped: {stopped}"
     return Verdict.PASS, calm_words(pooled, metrics, (after.looks, len(ring.looks_s)))
 
 

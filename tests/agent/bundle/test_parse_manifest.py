@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -21,10 +22,12 @@ from agent.bundle import (
     Manifest,
     ManifestError,
     Objectives,
+    Observe,
     Piece,
     Requirements,
     Stage,
     TensorSpec,
+    check_manifest,
     check_name,
     check_names,
     manifest_sha256,
@@ -88,6 +91,76 @@ def test_bytes_are_canonical_and_read_back_equal() -> None:
     assert raw.endswith(b"}\n")
     assert b'"labels":["null","ett","tv\xc3\xa5","tre"]' in raw
     assert raw.startswith(b'{"created_s":1700000000,"device_class":"edge","files":[')
+
+
+OBSERVE = Observe("y", (), "y", 0.6)
+
+
+@pytest.mark.parametrize(
+    "observe", [OBSERVE, Observe("y", (0.25, 1.5)), Observe("", (), "y", -2.0)]
+)
+def test_what_is_observed_is_read_back(observe: Observe) -> None:
+    manifest = a_manifest(observe=observe)
+    assert parse_manifest(manifest.to_bytes()) == manifest
+
+
+def test_a_manifest_without_it_is_what_older_agents_read() -> None:
+    assert b"observe" not in a_manifest().to_bytes()
+    assert parse_manifest(a_manifest().to_bytes()).observe is None
+
+
+OUTPUTS = {
+    "scores": TensorSpec("y", "FP32", (-1, 4), labels=("null", "ett", "två", "tre")),
+    "values": TensorSpec("y", "FP32", (-1, 4)),
+    "class": TensorSpec("y", "INT64", (-1,)),
+    "text": TensorSpec("y", "BYTES", (-1,)),
+    "truth": TensorSpec("y", "BOOL", (-1,)),
+}
+
+
+@pytest.mark.parametrize(
+    ("output", "observe", "message"),
+    [
+        ("scores", Observe("z"), "observe.output = 'z' is no output (there are: y)"),
+        ("scores", Observe("y", (), "z"), "observe.confidence = 'z' is no output"),
+        ("scores", Observe(), "observe names neither an output nor a confidence; leave it out"),
+        ("scores", Observe("", (1.0,), "y"), "observe.bins needs observe.output"),
+        ("scores", Observe("y", (1.0, 1.0)), "observe.bins = [1.0, 1.0] must rise"),
+        ("values", Observe("y"), "'y' is FP32 and has neither labels nor observe.bins to count by"),
+        ("text", Observe("y", (1.0,)), "observe.output = 'y' is BYTES and has no bins"),
+        ("truth", Observe("y", (1.0,)), "observe.output = 'y' is BOOL and has no bins"),
+        ("class", Observe("y", (), "y", 0.5), "'y' is INT64, a confidence is a float"),
+        ("class", Observe("y"), ""),
+        ("text", Observe("y"), ""),
+        ("truth", Observe("y"), ""),
+        ("values", Observe("y", (1.0, 2.0), "y", 0.5), ""),
+    ],
+)
+def test_only_what_can_be_observed_is(output: str, observe: Observe, message: str) -> None:
+    manifest = a_manifest(outputs=(OUTPUTS[output],), golden=(), observe=observe)
+    if not message:
+        check_manifest(manifest)
+        return
+    with pytest.raises(ManifestError) as refused:
+        check_manifest(manifest)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("observe", "message"),
+    [
+        ([], "observe must be an object, not []"),
+        ({"output": "y"}, "observe.bins is missing"),
+        ({**asdict(OBSERVE), "bin": []}, "observe has unknown keys bin"),
+        ({**asdict(OBSERVE), "bins": [True]}, "observe.bins[0] must be a number"),
+        ({**asdict(OBSERVE), "bins": list(range(30))}, "observe.bins must be a list of 0 to 29"),
+        ({**asdict(OBSERVE), "low_confidence": "0.6"}, "observe.low_confidence must be a number"),
+    ],
+)
+def test_broken_observe_is_refused(observe: Any, message: str) -> None:
+    with pytest.raises(ManifestError) as refused:
+        parse_manifest(changed(setting("observe", to=observe)))
+    assert message in str(refused.value)
 
 
 def test_what_a_manifest_says_of_itself() -> None:

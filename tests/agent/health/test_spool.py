@@ -14,11 +14,12 @@ from protos import report_pb2
 LIMITS = SpoolLimits(max_reports=10, max_bytes=100_000, batch_reports=4, batch_bytes=10_000)
 
 
-def window_report(seq, model="m", requests=1, boot="b1"):
+def window_report(seq, model="m", requests=1, boot="b1", role=""):
     report = report_pb2.Report(device_id="d", boot_id=boot, seq=seq)
     report.window.CopyFrom(
         report_pb2.Window(
             model=model,
+            role=role,
             manifest_sha256=model * 4,
             requests=requests,
             start_unix_ms=seq * 10,
@@ -76,6 +77,16 @@ def test_a_batch_comes_again_until_it_is_acknowledged(make):
     assert spool.ack([("b1", 2), ("other boot", 1), ("b1", 99)]) == 1
     assert [report.seq for report in spool.batch()] == [1, 3, 4, 5]
     assert spool.ack([("b1", 2)]) == 0
+
+
+def test_windows_of_two_roles_stay_two(make):
+    spool = make()
+    for seq in range(1, 31):
+        spool.put(window_report(seq, role="arm" if seq % 2 else ""))
+    found = [(report.window.role, report.window.requests) for report in drained(spool)]
+    assert {
+        role: sum(requests for other, requests in found if other == role) for role, _ in found
+    } == {"arm": 15, "": 15}
 
 
 def test_when_full_the_oldest_windows_become_one_and_no_request_is_lost(make):

@@ -1,6 +1,7 @@
 """The decisions of the REST front end, without a server: where a request runs, what a body may hold."""
 
 from collections.abc import Iterator, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,20 @@ def test_a_swap_measures_anew_and_old_measurements_are_forgotten() -> None:
         True,
         True,
     ]
+
+
+def test_of_two_versions_that_take_turns_both_must_be_fast_until_one_stays_away() -> None:
+    placement = Placement(replace(LIMITS, turns=3))
+    for servable, inline in (("a", False), ("b", True), ("a", True)):
+        placement.record(KEY, servable, 100, 0.001, inline=inline)
+        assert placement.inline("scale", "", 100)
+    placement.record(KEY, "b", 100, 1.0, inline=True)
+    assert not placement.inline("scale", "", 100)
+    for _ in range(3):
+        placement.record(KEY, "a", 100, 0.001, inline=False)
+        assert not placement.inline("scale", "", 100), "b may answer the next one"
+    placement.record(KEY, "a", 100, 0.001, inline=False)
+    assert placement.inline("scale", "", 100)
 
 
 def receiving(*chunks: bytes, gone: bool = False) -> Any:

@@ -46,7 +46,7 @@ async def test_the_commands_say_what_the_page_says(
     server: ProcessModelServer, tmp_path: Path
 ) -> None:
     steps = re.findall(r"^\$ (.*)\n(.*)$", block("console"), re.MULTILINE)
-    assert len(steps) == 4
+    assert len(steps) == 5
     for command, expected in steps:
         here = command.replace("127.0.0.1:8474", server.http_address)
         here = here.replace("/run/muster-agent/http.sock", str(tmp_path / "http.sock"))

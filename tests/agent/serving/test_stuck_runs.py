@@ -2,7 +2,15 @@
 
 import threading
 
+import numpy as np
+import pytest
+
+from agent.bundle import Objectives, Stage, TensorSpec
+from agent.runtime.errors import InferenceError
+from agent.runtime.registry import Registry
+from agent.serving.protocol import InferenceProtocol, Question
 from agent.serving.watchdog import RunWatchdog
+from tests.support.onnx_models import BundleMaker, loop_model
 
 LIMIT_S = 30.0
 
@@ -66,3 +74,44 @@ def test_runs_that_take_longer_than_their_objective_are_told_while_they_last():
         assert (watchdog.running, watchdog.overdue()) == (0, {})
     finally:
         watchdog.stop()
+
+
+def test_a_bundle_that_hangs_on_its_only_request_shows_in_what_is_drained(tmp_path):
+    made = BundleMaker(
+        models={"model.onnx": loop_model()},
+        stages=[Stage("main", "model.onnx", (("rounds", "rounds"),), (("y", "y"),))],
+        inputs=[TensorSpec("rounds", "INT64", ())],
+        outputs=[TensorSpec("y", "INT64", ())],
+        model="loop",
+        objectives=Objectives(latency_ms=0.001),
+    ).write(tmp_path / "bundle")
+    registry, watchdog = Registry(), RunWatchdog(max_run_s=600, look_every_s=60)
+    try:
+        registry.load(made.path, made.sha256)
+        registry.activate("loop", made.sha256)
+        protocol = InferenceProtocol(registry, watchdog)
+        failed = []
+
+        def ask():
+            rounds = {"rounds": np.array(2**40, np.int64)}
+            with pytest.raises(InferenceError) as error:
+                protocol.infer(Question("loop", "", lambda: rounds, lambda answer: None))
+            failed.append(error.value.kind)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for _ in range(20_000):
+            if watchdog.overdue():
+                break
+            threading.Event().wait(0.005)
+        (window,) = protocol.drained()
+        assert (window["stuck"], window["requests"]) == (1, 0)
+        (run,) = watchdog._runs.values()
+        run.options.terminate = True
+        thread.join(LIMIT_S)
+        (window,) = protocol.drained()
+        assert (window["stuck"], window["requests"], window["failures"]) == (0, 1, 1)
+        assert failed == ["timeout"]
+    finally:
+        watchdog.stop()
+        registry.close()

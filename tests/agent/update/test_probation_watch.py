@@ -18,11 +18,3 @@ def test_a_bundle_does_not_pass_while_a_run_of_it_hangs() -> None:
     watch.observe([ServedWindow("m", "1", SHA, stuck=1)])
     watch.observe([ServedWindow("m", "1", SHA, requests=1)])  # it has ended after all
     assert watch.judge("m", 7.0)[0].verdict is PASS
-
-
-def test_what_it_did_beside_the_active_version_does_not_count() -> None:
-    watch = ProbationWatch()
-    watch.begin("m", SHA, Objectives(probation_s=5), 0.0)
-    assert not watch.observe([ServedWindow("m", "1", SHA, requests=9, failures=9, role="arm")])
-    assert watch.observe([ServedWindow("m", "1", SHA, requests=9)])
-    assert watch.judge("m", 5.0)[0].verdict is PASS

@@ -131,6 +131,17 @@ def test_raw_golden_files_and_partial_outputs(tmp_path: Path) -> None:
     assert [output.name for output in case.outputs] == ["label"]
 
 
+def test_bins_hold_equal_shares_of_what_the_golden_cases_expect(tmp_path: Path) -> None:
+    project = tiny_project(tmp_path, extra='[observe]\noutput = "y"\nbins = 4\n')
+    expected = np.load(project / "golden" / "y.npy")
+    edges = np.quantile(expected, [0.25, 0.5, 0.75]).tolist()
+    edit(project, 'outputs = { y = "golden/y.npy" }', "")  # the outputs are recorded
+    observe = build(project, tmp_path / "out", record_golden=True).manifest.observe
+    assert observe is not None
+    assert observe.output == "y"
+    assert observe.bins == pytest.approx(edges)
+
+
 def test_what_cannot_be_seen_on_a_device_is_warned_about(tmp_path: Path) -> None:
     result = build(tiny_project(tmp_path, golden=False, output_range=None), tmp_path / "out")
     first, second = result.warnings
@@ -247,6 +258,16 @@ REFUSED = [
         r"golden/x.npy does not keep the contract: expected values from -100 to 100, got 101",
     ),
     (npz_golden, ProjectError, r"x = 'golden/x.npz' must be a .npy file \(numpy.save\) or a .bin"),
+    (
+        replacing("[objectives]", '[observe]\noutput = "y"\nbins = 30\n[objectives]'),
+        ProjectError,
+        r"\[observe\] bins = 30: the golden cases expect . different values of 'y', which do not make",
+    ),
+    (
+        replacing("[objectives]", '[observe]\noutput = "z"\nbins = [1]\n[objectives]'),
+        BuildRefusedError,
+        r"makes a bundle that devices refuse: observe.output = 'z' is no output",
+    ),
     (case_gone, ProjectError, r"\[\[golden\]\] 'small' y needs the file .*y.npy, which is not there"),
     (
         replacing("inputs = { x =", "inputs = { z ="),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fleet.artifacts.errors import ProjectError
-from fleet.artifacts.project import read_project
+from fleet.artifacts.project import ObserveDraft, read_project
 from tests.support.bundles import tiny_project
 
 
@@ -24,6 +24,22 @@ def test_a_project_is_read_as_written(tmp_path: Path) -> None:
     assert project.requirements.onnxruntime == ">=1.20"
     assert project.parameters == {"threshold": 0.5, "on": True}
     assert project.intra_op_threads == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("", None),
+        ('[observe]\noutput = "y"\nbins = [0, 1.5]\n', ObserveDraft("y", (0.0, 1.5), "", 0.0)),
+        ('[observe]\noutput = "y"\nbins = 4\n', ObserveDraft("y", 4, "", 0.0)),
+        (
+            '[observe]\noutput = "y"\nconfidence = "s"\nlow_confidence = -0.5\n',
+            ObserveDraft("y", (), "s", -0.5),
+        ),
+    ],
+)
+def test_what_is_observed(tmp_path: Path, written: str, expected: ObserveDraft | None) -> None:
+    assert read_project(tiny_project(tmp_path, extra=written)).observe == expected
 
 
 def test_an_open_range_and_labels_from_a_file(tmp_path: Path) -> None:
@@ -67,6 +83,13 @@ BROKEN = [
     ("[objectives]", '[requires]\nclasses = ["b"]\n[objectives]', "has the bundle's own class 'edge'"),
     ("[objectives]", '[requires]\nagent = "new"\n[objectives]', "must be a version specifier such as"),
     ("[objectives]", "[runtime]\nintra_op_threads = -1\n[objectives]", "a whole number from 0 to 256"),
+    ("[objectives]", '[observe]\noutputs = "y"\n[objectives]', "unknown key 'outputs'; did you mean 'output'"),
+    ("[objectives]", '[observe]\nconfidence = "y"\n[objectives]', "needs confidence and low_confidence"),
+    ("[objectives]", "[observe]\nlow_confidence = 1\n[objectives]", "needs confidence and low_confidence"),
+    ("[objectives]", "[observe]\nbins = []\n[objectives]", "bins = [] must be a list of rising edges"),
+    ("[objectives]", "[observe]\nbins = 'a'\n[objectives]", "bins = 'a' must be a list of rising edges"),
+    ("[objectives]", "[observe]\nbins = 1\n[objectives]", "bins = 1 must be a whole number from 2 to 30"),
+    ("[objectives]", "[observe]\nbins = true\n[objectives]", "bins = True must be a whole number"),
     ("[bundle]", "[bundle", "muster.toml is not valid TOML"),
 ]  # fmt: skip
 

@@ -188,3 +188,37 @@ def test_levels_are_means_over_time(make: Make) -> None:
     assert counts.level["rss"][0] == 200.0
     assert np.isnan(counts.level["rss"][1:]).all()
     assert np.isnan(counts.level["temperature"]).all()
+
+
+def test_drift_is_against_the_devices_own_past(make_with_past: Make) -> None:
+    fleet = make_with_past()
+    for minute in (1, 2):
+        arrive(
+            fleet,
+            window_row("cam-000000", fleet.now_s + 60 * minute, output_counts={"cat": 30}),
+            window_row("cam-000001", fleet.now_s + 60 * minute, output_counts={"dog": 30}),
+            window_row("cam-000002", fleet.now_s + 60 * minute, output_counts={"cat": 5, "dog": 4}),
+        )
+    counts = counted(fleet)
+    drift = counts.level["output_drift"]
+    assert drift[0] == pytest.approx(1.0, abs=0.2), "half cats before, all cats now"
+    assert abs(drift[1]) < 0.1, "always dogs"
+    assert np.isnan(drift[2:]).all(), "too few answers to tell"
+    assert set(counts.bad) == set(counts.total) == {"error_rate"}
+
+
+@pytest.fixture(scope="module")
+def make_with_past(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Cameras that saw cats and dogs alike, but for the second one, which saw dogs."""
+    folder = tmp_path_factory.mktemp("past")
+
+    def made() -> EvidenceFleet:
+        fleet = EvidenceFleet(store_like(folder / "template.db", folder / "home"), size=12)
+        fleet.report(fleet.ids, 600.0, output_counts={"cat": 200, "dog": 200})
+        fleet.report(["cam-000001"], 600.0, output_counts={"dog": 100_000}, seq=1)
+        guards = {"metrics": {"error_rate": 1.5, "output_drift": 1.5}, "silence_s": 300.0}
+        fleet.start(5000, 10_000, guards=guards)
+        begin(fleet)
+        return fleet
+
+    return made

@@ -7,6 +7,7 @@ import pytest
 
 from agent.trust import BundleRelease, slot_of
 from fleet.errors import ConflictError, NotFoundError, RefusedError, RequestError
+from fleet.rollout import records
 from fleet.rollout.audit import Entry
 from fleet.rollout.record import Rollout
 from fleet.rollout.states import Event, State
@@ -246,3 +247,22 @@ async def test_new_devices_join_the_stage_they_hash_into(lab: Lab) -> None:
     cohort = {d.device_id for d in (await lab.executor.observe("r1")).snapshot.cohort}
     assert {d for d in fresh if slot_of(release.sha256, d) < 5000} == cohort & set(fresh)
     assert cohort & set(fresh)
+
+
+async def test_a_death_between_ending_one_and_starting_the_other_changes_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = lab.release("1"), lab.release("2")
+    await lab.executor.start(two_stages(first))
+
+    def dies(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "add_rollout", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await lab.executor.start(two_stages(second), supersede=True)
+    lab.reopen()
+    assert (await now(lab, "r1")).state is State.RUNNING
+    await lab.executor.start(two_stages(second), supersede=True)
+    assert (await now(lab, "r1")).state is State.SUPERSEDED

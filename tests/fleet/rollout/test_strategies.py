@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
+from agent.trust import BundleRelease, CurrentModel, DeviceFacts, Verb, decide, slot_of
+from fleet.rollout.directives import desired_directives
 from fleet.rollout.parsing import parse_spec
 from fleet.rollout.spec import ALL_BP, DEFAULT_STAGES, RolloutSpec, Stage, StageKind, Strategy
+from fleet.rollout.states import State
 from fleet.rollout.strategies import Wanted, kind_of, misfit, share_before, wanted
+from tests.fleet.rollout.rollout_builders import rollout
 
 BUNDLE = "bundles/cam/digits-2"
 
@@ -90,3 +94,75 @@ def test_a_ramp_starts_from_the_stage_before() -> None:
     after_shadow = spec(Strategy.SHADOW_THEN_CANARY, SHADOW, ramped)
     assert share_before(after_shadow, 1) == 0
     assert wanted(after_shadow, 1).from_bp == 0
+
+
+# --- as the devices read it -----------------------------------------------------------------------
+
+OLD, NEW = "bundles/cam/digits-1", BUNDLE
+SHAS = {OLD: f"{1:064x}", NEW: f"{2:064x}"}
+RELEASES = {
+    path: BundleRelease(
+        path=path, sha256=sha256, length=1, model="digits", version=path[-1], device_class="cam"
+    )
+    for path, sha256 in SHAS.items()
+}
+FLEET = [f"cam-{number}" for number in range(200)]
+STABLE = rollout(
+    1, bundle=OLD, manifest_sha256=SHAS[OLD], spec=spec(Strategy.CANARY, ALL), state=State.PROMOTED
+)
+
+
+def verbs(asked: RolloutSpec, stage: int, **changes: Any) -> dict[str, set[Verb]]:
+    """What devices on the old bundle do in this stage, by where their slot is."""
+    newer = rollout(2, bundle=NEW, manifest_sha256=SHAS[NEW], spec=asked, stage=stage, **changes)
+    said = desired_directives([STABLE, newer], {OLD: 1, NEW: 1})
+    found: dict[str, set[Verb]] = {"in": set(), "out": set()}
+    for device_id in FLEET:
+        facts = DeviceFacts(device_id, "cam", "x86_64", execution_provider="cpu")
+        have = {"digits": CurrentModel("digits", SHAS[OLD])}
+        (decision,) = decide(said, RELEASES, facts, have, {}, 2e9)
+        inside = slot_of(SHAS[NEW], device_id) < asked.stages[stage].percent_bp
+        found["in" if inside else "out"].add(decision.verb)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "stage", "inside", "outside"),
+    [
+        (TABLE[0][0], 0, Verb.INSTALL, Verb.KEEP),
+        (TABLE[1][0], 0, Verb.BESIDE, Verb.KEEP),
+        (TABLE[1][0], 1, Verb.INSTALL, Verb.KEEP),
+        (TABLE[2][0], 0, Verb.BESIDE, Verb.KEEP),
+        (TABLE[2][0], 1, Verb.INSTALL, None),
+        (TABLE[3][0], 0, Verb.BESIDE, None),
+        (TABLE[3][0], 1, Verb.INSTALL, Verb.BESIDE),
+        (TABLE[3][0], 2, Verb.INSTALL, None),
+        (TABLE[4][0], 0, Verb.INSTALL, None),
+    ],
+)
+def test_what_devices_do_in_each_stage(
+    asked: RolloutSpec, stage: int, inside: Verb, outside: Verb | None
+) -> None:
+    assert verbs(asked, stage) == {"in": {inside}, "out": {outside} - {None}}
+
+
+@pytest.mark.parametrize("state", [State.PAUSED, State.ROLLED_BACK, State.WAITING])
+def test_nothing_is_begun_while_it_is_halted_taken_back_or_waits(state: State) -> None:
+    for asked, _ in TABLE:
+        for stage in range(len(asked.stages)):
+            found = verbs(asked, stage, state=state)
+            assert not {Verb.INSTALL, Verb.BESIDE} & (found["in"] | found["out"])
+
+
+def test_a_stopped_stratum_goes_back_to_what_was_promoted_before() -> None:
+    for state in (State.RUNNING, State.PROMOTED):
+        newer = rollout(
+            2, bundle=NEW, manifest_sha256=SHAS[NEW], spec=TABLE[0][0], stage=1, state=state,
+            details={"stopped": ["cam/cuda"]},
+        )  # fmt: skip
+        said = desired_directives([STABLE, newer], {OLD: 1, NEW: 1})
+        have = {"digits": CurrentModel("digits", SHAS[NEW], SHAS[OLD])}
+        for provider, verb in (("cuda", Verb.REVERT), ("cpu", Verb.KEEP)):
+            facts = DeviceFacts("cam-1", "cam", "x86_64", execution_provider=provider)
+            (decision,) = decide(said, RELEASES, facts, have, {}, 2e9)
+            assert decision.verb is verb
