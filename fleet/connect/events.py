@@ -87,8 +87,9 @@ def hold_event(
         last: the newest event that this rollout is held: ``at_s`` and ``data``; None without one.
     """
     blockers: Sequence[str] = said["blockers"]
-    told = [name for name in blockers if name in URGENT] if "bake" in blockers else list(blockers)
-    told = sorted(set(told))
+    told = sorted(
+        _urgent(blockers, said["evidence"]) if "bake" in blockers else frozenset(blockers)
+    )
     if not told:
         return None
     if last is not None and not _is_news(rollout, said["at_s"], told, last):
@@ -101,6 +102,16 @@ def hold_event(
         "numbers": _numbers(said["evidence"]),
     }
     return _event(HELD, rollout, said["at_s"], said["reason"], **more)
+
+
+def _urgent(blockers: Sequence[str], evidence: Mapping[str, Any]) -> frozenset[str]:
+    """What is told during a bake; not that a check has yet to answer for the first time."""
+    urgent = URGENT & set(blockers)
+    findings: Sequence[Mapping[str, Any]] = evidence.get("findings", ())
+    asked = [one for one in findings if one["guard"] == "check" and one["verdict"] != "pass"]
+    if asked and not any("said" in one["evidence"] for one in asked):
+        return urgent - {"check"}
+    return urgent
 
 
 def _is_news(rollout: Rollout, at_s: float, told: Sequence[str], last: Mapping[str, Any]) -> bool:

@@ -102,6 +102,15 @@ def test_a_hold_is_told_again_for_another_cause_after_a_while_and_in_another_sta
     assert hold_event(later, holds("coverage", at_s=101.0), last) is not None
 
 
+def test_a_check_that_has_yet_to_answer_is_no_news() -> None:
+    finding = {"guard": "check", "verdict": "hold", "evidence": {"url": "x"}}
+    told = {**holds("check", "bake"), "evidence": {"findings": [finding]}}
+    assert hold_event(rollout(), told, None) is None
+    answered = {**finding, "evidence": {"url": "x", "said": "hold"}}
+    told = {**told, "evidence": {"findings": [answered, finding]}}
+    assert hold_event(rollout(), told, None) is not None
+
+
 def test_a_good_stage_that_bakes_is_no_news() -> None:
     one = snapshot([good(number) for number in range(10)], now_s=1_050.0)
     action = decide(one)
