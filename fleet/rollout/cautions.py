@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from agent.trust import BundleRelease
+from fleet.rollout.frozen import MARGIN
 from fleet.rollout.gate.schedule import FIRST_S
 from fleet.rollout.planned import Plan, PlannedStage
 from fleet.rollout.power import compared_stages
@@ -107,7 +108,8 @@ def _devices(plan: Plan, release: BundleRelease) -> Iterator[str]:
             kinds = ", ".join(release.hardware)
             yield f"{met.devices} matching devices are left out: the bundle runs on {kinds} only"
         elif not met.why.leaves_out:
-            yield f"{met.devices} devices may not be able to take it ({named}): {met.text}"
+            count = "1 device" if met.devices == 1 else f"{met.devices} devices"
+            yield f"{count} may not be able to take it ({named}): {met.text}"
     if plan.spec.open_hours:
         yield (
             f"devices begin and swap only in {', '.join(plan.spec.open_hours)} of their local time: "
@@ -162,6 +164,8 @@ def _statistics(plan: Plan) -> Iterator[str]:
 def _coarse(spec: RolloutSpec, stage: PlannedStage) -> str:
     """The metrics whose tolerance a stage cannot be expected to see, in words."""
     seen = stage.effects or {}
+    # what ``auto`` decides by when the stage begins
+    margin = MARGIN if spec.guards.statistics is Statistics.AUTO else 1.0
     parts = []
     for name, tolerance in spec.guards.metrics:
         if name not in seen:
@@ -169,7 +173,7 @@ def _coarse(spec: RolloutSpec, stage: PlannedStage) -> str:
         smallest = seen[name]
         if smallest is None:
             parts.append(f"no change of {name} (you asked for {tolerance:g}x)")
-        elif smallest > tolerance:
+        elif smallest - 1 > margin * (tolerance - 1):
             parts.append(f"{smallest:.3g}x of {name} (you asked for {tolerance:g}x)")
     return " and ".join(parts)
 

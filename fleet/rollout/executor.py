@@ -29,11 +29,10 @@ from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
 from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
 from fleet.rollout.replay import Audit
-from fleet.rollout.rings import begin_ring
+from fleet.rollout.rings import prepare_ring, store_ring
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.states import Event, State
-from fleet.rollout.stored_rings import ring_of
 from fleet.store.engine import Store
 from fleet.store.tables import directives
 
@@ -177,12 +176,12 @@ class Executor:
 
     def _begin(self, rollout: Rollout) -> None:
         """Freeze who is compared with whom, once for each time a stage begins."""
-        with self._store.read() as connection:
-            if ring_of(connection, rollout) is not None:
-                return
         release = self._repository.releases().get(rollout.bundle)
-        with self._store.begin() as connection:
-            begin_ring(connection, rollout, release, self._now_s())
+        with self._store.read() as connection:
+            prepared = prepare_ring(connection, rollout, release, self._now_s())
+        if prepared is not None:
+            with self._store.begin() as connection:
+                store_ring(connection, prepared)
 
     def _hold(self, connection: Connection, rollout: Rollout, action: Action) -> None:
         """Tell why a rollout holds; in the audit trail only what it does not say already."""

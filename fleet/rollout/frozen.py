@@ -24,6 +24,7 @@ from fleet.rollout.spec import StageKind, Statistics
 
 __all__ = [
     "ARM_ROLES",
+    "MARGIN",
     "Evidence",
     "Expected",
     "FreshLook",
@@ -40,7 +41,7 @@ AGAIN_LEAST_S: Final = 60.0  # between two looks after the bake, while the stage
 _AGAIN_MOST_S: Final = 600.0
 _AGAIN_SHARE: Final = 0.1  # of the bake
 _LOST_S: Final = 90.0  # of a bake: a device's minute begins and ends a little off
-_MARGIN: Final = 0.9  # of the tolerated change must be expected to be seen
+MARGIN: Final = 0.9  # of the tolerated change must be expected to be seen
 _LEVEL_DEVICES: Final = 20  # of both arms, before a level can be expected to tell anything
 _NO_FACTOR: Final = (DRIFT, "shadow_disagreement_rate")
 """What has no factor: drift is about zero when nothing changes, and without a shadow nothing disagrees."""
@@ -238,4 +239,4 @@ def _can_be_seen(ring: Ring, name: str, expected: float | None) -> bool:
         arms = (ring.canaries, ring.size - ring.canaries)
         few = min(arms) < _LEVEL_DEVICES and ring.canaries != ring.size
         return not few and ring.baseline[name].known >= 2 * _LEVEL_DEVICES
-    return expected is not None and expected - 1 <= _MARGIN * (ring.tolerances[name] - 1)
+    return expected is not None and expected - 1 <= MARGIN * (ring.tolerances[name] - 1)

@@ -23,7 +23,7 @@ from fleet.rollout.states import State
 from fleet.store.tables import deployments, histories, rollouts
 from fleet.store.upsert import insert
 
-__all__ = ["MAX_LABELS", "History", "failure_budgets", "history_of"]
+__all__ = ["MAX_LABELS", "History", "failure_budgets", "history_of", "keep_history"]
 
 MAX_LABELS: Final = 32  # a window has no more
 _MOST_PAST: Final = 20  # rollouts of the model that failure budgets are made from, the newest
@@ -90,7 +90,7 @@ class History:
 def history_of(
     connection: Connection, rollout: Rollout, device_ids: Sequence[str], now_s: float
 ) -> History:
-    """The history of a rollout: as it is stored, or taken now and stored."""
+    """The history of a rollout: as it is stored, or as it is now while none is."""
     body = connection.scalar(select(histories.c.body).where(histories.c.rollout_id == rollout.id))
     if body is not None:
         return History.from_bytes(body)
@@ -100,10 +100,15 @@ def history_of(
     outputs = np.array(
         [[one.get(label, 0) for label in labels] for one in past.outputs], dtype=np.int64
     ).reshape(len(past.device_ids), len(labels))
-    taken = History(past.device_ids, past.counts(names), past.seconds, labels, outputs)
-    row = {"rollout_id": rollout.id, "taken_s": now_s, "body": taken.to_bytes()}
-    connection.execute(insert(connection, histories).values(**row))
-    return taken
+    return History(past.device_ids, past.counts(names), past.seconds, labels, outputs)
+
+
+def keep_history(connection: Connection, rollout: Rollout, history: History, now_s: float) -> None:
+    """Store the history of a rollout, unless one is stored."""
+    row = {"rollout_id": rollout.id, "taken_s": now_s, "body": history.to_bytes()}
+    added = insert(connection, histories).values(**row)
+    key = [histories.c.rollout_id]
+    connection.execute(added.on_conflict_do_nothing(index_elements=key))
 
 
 def _labels(outputs: Sequence[Mapping[str, int]]) -> tuple[str, ...]:

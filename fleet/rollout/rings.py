@@ -8,6 +8,7 @@ the rollout.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from fleet.rollout.frozen import ARM_ROLES, Expected, FrozenRing, expected_effec
 from fleet.rollout.gate.evidence import hashes
 from fleet.rollout.gate.opening import Pool, RingPlan, open_ring
 from fleet.rollout.gate.ring import Counts
-from fleet.rollout.history import History, failure_budgets, history_of
+from fleet.rollout.history import History, failure_budgets, history_of, keep_history
 from fleet.rollout.observe import KnownDevice, known_devices, pool_of, takes_part
 from fleet.rollout.record import Rollout
 from fleet.rollout.spec import ALL_BP
@@ -27,23 +28,47 @@ from fleet.rollout.stored_rings import OpenRing, StoredRing, cohort_bp, open_rin
 from fleet.store.tables import bundles, device_models, looks, rings, windows
 from fleet.store.upsert import insert
 
-__all__ = ["SEEN_S", "begin_ring", "freeze"]
+__all__ = ["SEEN_S", "PreparedRing", "begin_ring", "freeze", "prepare_ring", "store_ring"]
 
 SEEN_S: Final = 120.0  # two heartbeats: who was not heard from for longer is in no comparison
 _LEAST_SHARE: Final = 0.5  # of a ring's alpha that a resumed stage has at least
 _PAGE: Final = 2000  # windows that are counted at once
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedRing:
+    """A ring that is frozen and not yet stored."""
+
+    rollout: Rollout
+    attempt: int
+    body: bytes
+    hashes: Mapping[str, str]
+    history: History
+    taken_s: float
+
+
 def begin_ring(
     connection: Connection, rollout: Rollout, release: BundleRelease | None, now_s: float
 ) -> StoredRing:
-    """Freeze the ring of the stage the rollout is in, unless that is done.
-
-    Windows that came in since the stage began are counted in the same transaction.
-    """
+    """Freeze the ring of the stage the rollout is in, unless that is done."""
+    prepared = prepare_ring(connection, rollout, release, now_s)
+    if prepared is not None:
+        store_ring(connection, prepared)
     stored = ring_of(connection, rollout)
-    if stored is not None:
-        return stored
+    assert stored is not None
+    return stored
+
+
+def prepare_ring(
+    connection: Connection, rollout: Rollout, release: BundleRelease | None, now_s: float
+) -> PreparedRing | None:
+    """Freeze a ring without storing it; None when the stage has one.
+
+    It reads the whole fleet, so it is kept apart from ``store_ring``, which has to keep the intake
+    waiting.
+    """
+    if ring_of(connection, rollout) is not None:
+        return None
     known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
     matching = [device for device in known if takes_part(rollout, device.facts)]
     ids = [device.facts.device_id for device in matching]
@@ -53,22 +78,28 @@ def begin_ring(
     pool = _pool(connection, rollout, matching, now_s)
     frozen = freeze(rollout, pool, history, alpha, failure_budgets(connection, rollout))
     body = frozen.to_bytes()
-    digest = hashlib.sha256(body).hexdigest()
     parts = hashes(frozen.ring, Counts())
     del parts["counts"]
+    parts["body"] = hashlib.sha256(body).hexdigest()
+    return PreparedRing(rollout, attempt, body, parts, history, now_s)
+
+
+def store_ring(connection: Connection, prepared: PreparedRing) -> None:
+    """Store a ring, unless the stage has one, with the windows that came in since the stage began."""
+    rollout = prepared.rollout
+    if ring_of(connection, rollout) is not None:
+        return
+    keep_history(connection, rollout, prepared.history, prepared.taken_s)
     row = {
         "rollout_id": rollout.id,
         "stage": rollout.stage,
-        "attempt": attempt,
+        "attempt": prepared.attempt,
         "started_s": rollout.stage_started_s,
-        "body": body,
-        "hashes": {**parts, "body": digest},
+        "body": prepared.body,
+        "hashes": dict(prepared.hashes),
     }
     connection.execute(insert(connection, rings).values(**row))
     _count_since(connection, rollout)
-    made = ring_of(connection, rollout)
-    assert made is not None
-    return made
 
 
 def freeze(

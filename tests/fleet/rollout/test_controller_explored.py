@@ -33,10 +33,11 @@ from fleet.rollout.plan import Known, make_plan
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.spec import Guards, RolloutSpec, Stage, Statistics
-from fleet.rollout.states import ACTIVE, FINAL, HALTED, Event, State
+from fleet.rollout.states import ACTIVE, FINAL, Event, State
 from tests.fleet.rollout.rollout_builders import snapshot
 
-STRATA = ("cam/cpu", "cam/cuda")
+STRATA = ("cam/cpu", "cam/cuda", "cam/npu")
+HALTED = {"paused", "aborted", "superseded"}
 MOST_WORLDS = 3000
 ASKED = Asked(9.0, reason="because")
 World = tuple[Rollout, ...]
@@ -95,12 +96,12 @@ def moves(world: World) -> Iterator[tuple[str, Move]]:
         name = world[place].id
         for event in set(OPERATOR_EVENTS) - {Event.ADVANCE, Event.STOP_STRATUM}:
             yield f"{name} {event}", _with(place, lambda one, e=event: asked_for(one, e, ASKED))
-        for stratum in STRATA:
+        for stratum in STRATA if place == 1 else ():  # of one rollout: they are many worlds
             yield (
                 f"{name} stop {stratum}",
                 _with(place, lambda one, s=stratum: stratum_stopped(one, s, STRATA, ASKED)),
             )
-        for gate in GATES:
+        for gate in GATES if place == 1 else GATES[:3]:
             yield f"{name} tick {gate.verdict} {gate.strata}", _with(place, _tick(gate))
             yield f"{name} over {gate.verdict}", _with(place, _override(gate))
     if len(world) == 2:
@@ -154,7 +155,10 @@ def _supersede(world: World) -> World:
 
 
 def key(world: World) -> tuple[tuple[object, ...], ...]:
-    return tuple((one.id, one.state, one.stage, repr(sorted(one.details.items()))) for one in world)
+    def told(one: Rollout) -> dict[str, object]:
+        return {**one.details, "stopped": sorted(one.stopped)}
+
+    return tuple((one.id, one.state, one.stage, repr(sorted(told(one).items()))) for one in world)
 
 
 Found = Mapping[tuple[tuple[object, ...], ...], tuple[World, Mapping[str, World]]]
@@ -214,7 +218,7 @@ def _check_directive(one: Rollout, says: Directive | None, world: World) -> None
     elif one.state is State.ROLLED_BACK:
         assert (says.kind, says.percent_bp, says.beside_bp) == ("rollback", 0, 0)
     else:
-        assert (says.kind, says.halt) == ("deploy", one.state in HALTED)
+        assert (says.kind, says.halt) == ("deploy", str(one.state) in HALTED)
         assert says.stopped == one.stopped
 
 
@@ -266,7 +270,9 @@ def _check_step(name: str, before: Rollout, after: Rollout) -> None:
         assert before.state is State.RUNNING
         assert "tick pass" in name or "over pass" in name or "over hold" in name, name
         if "tick" in name and after.stage > before.stage:
-            assert before.is_approved(after.stage), f"{name}: nobody approved"
+            asks = before.spec.stages[after.stage].approval
+            approved = after.stage in before.details.get("approved", ())
+            assert approved or not asks, f"{name}: nobody approved"
     if "tick hold ()" in name:
         assert after == before, f"{name}: a hold changes nothing"
     if not name.startswith((before.id, "supersede")):

@@ -76,7 +76,7 @@ def test_a_repeated_report_counts_once(make: Make) -> None:
     assert served_rows(fleet) == {(False, "cam-000003"): (30, 4, 0, 0)}
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=12, suppress_health_check=list(HealthCheck), deadline=None)
 @given(data=st.data())
 def test_batches_and_their_order_do_not_matter(make: Make, data: st.DataObject) -> None:
     rows = [

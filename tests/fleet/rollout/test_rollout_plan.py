@@ -118,7 +118,7 @@ def test_who_is_excluded_or_may_fail_is_listed() -> None:
     assert plan.matching == len(FLEET)  # one less and one more
     told = {met.why: met.sample for met in plan.unfit}
     assert told == {Unfit.EXCLUDED: ("cam-3",), Unfit.REFUSED_BEFORE: ("cam-500",)}
-    assert any("1 devices may not be able to take it (cam-500)" in w for w in plan.warnings)
+    assert any("1 device may not be able to take it (cam-500)" in w for w in plan.warnings)
 
 
 def test_stages_of_another_kind_begin_anew() -> None:
