@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from agent.trust import BundleRelease
+from fleet.rollout.fitness import Unfit
 from fleet.rollout.frozen import MARGIN
 from fleet.rollout.gate.schedule import FIRST_S
 from fleet.rollout.planned import Plan, PlannedStage
@@ -104,7 +105,7 @@ def warnings(plan: Plan, release: BundleRelease) -> tuple[str, ...]:
 def _devices(plan: Plan, release: BundleRelease) -> Iterator[str]:
     for met in plan.unfit:
         named = ", ".join(met.sample) + (", ..." if met.devices > len(met.sample) else "")
-        if met.why.value == "hardware":
+        if met.why is Unfit.HARDWARE:
             kinds = ", ".join(release.hardware)
             yield f"{met.devices} matching devices are left out: the bundle runs on {kinds} only"
         elif not met.why.leaves_out:
