@@ -95,7 +95,14 @@ def watch_view(found: Mapping[str, Any], width: int) -> RenderableType:
     return Group(*parts)
 
 
-_MARKS: Final = {"done": ("✓", "green"), "current": ("▶", "bold cyan"), "next": ("·", "dim")}
+_MARKS: Final = {
+    "done": ("✓", "green"),
+    "current": ("▶", "bold cyan"),
+    "next": ("·", "dim"),
+    "rolled_back": ("✗", "red"),
+    "aborted": ("✗", "yellow"),
+    "superseded": ("✗", "yellow"),
+}
 
 
 def _stages(found: Mapping[str, Any]) -> Text:

@@ -83,7 +83,8 @@ def hold_event(
     """A rollout holds; None when that is no news.
 
     Args:
-        said: ``at_s``, ``reason``, ``verdict``, ``evidence`` and ``blockers`` of the decision.
+        said: ``at_s``, ``reason``, ``verdict``, ``evidence`` and ``blockers`` of the decision, and
+            ``waits``: what would make it go on, in words.
         last: the newest event that this rollout is held: ``at_s`` and ``data``; None without one.
     """
     blockers: Sequence[str] = said["blockers"]
@@ -98,6 +99,7 @@ def hold_event(
         "actor": "controller",
         "verdict": said["verdict"],
         "holding": told,
+        "waits": list(said["waits"]),
         "stage_started_s": rollout.stage_started_s,
         "numbers": _numbers(said["evidence"]),
     }

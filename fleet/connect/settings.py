@@ -68,8 +68,8 @@ def check_webhooks(webhooks: Sequence[WebhookConfig]) -> None:
         if not one.secret_file:
             raise ConfigError(f"{where} has no secret_file: events are always signed")
         _check_events(where, one.events)
-        if not 0.5 <= one.timeout_s <= 60:  # also refuses NaN
-            raise ConfigError(f"{where} timeout_s = {one.timeout_s:g} must lie between 0.5 and 60")
+        if not 0.5 <= one.timeout_s <= 30:  # also refuses NaN
+            raise ConfigError(f"{where} timeout_s = {one.timeout_s:g} must lie between 0.5 and 30")
 
 
 def is_local(url: str) -> bool:

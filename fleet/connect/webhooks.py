@@ -194,9 +194,10 @@ class Webhooks:
 
 
 def _client(target: Target) -> httpx.AsyncClient:
-    # A proxy of the environment is for what leaves this machine.
+    # The limit for the whole try is set around it, and comes first. A proxy of the environment is
+    # for what leaves this machine.
     return httpx.AsyncClient(
-        timeout=target.timeout_s, follow_redirects=False, trust_env=not is_local(target.url)
+        timeout=2 * target.timeout_s, follow_redirects=False, trust_env=not is_local(target.url)
     )
 
 

@@ -121,7 +121,7 @@ class CheckRunner:
         body = b""
         async with (
             httpx.AsyncClient(
-                timeout=check.timeout_s,
+                timeout=2 * check.timeout_s,  # the limit around the whole comes first
                 follow_redirects=False,
                 trust_env=not is_local(check.url),
                 headers={"accept": "application/json", "user-agent": "muster-checks"},

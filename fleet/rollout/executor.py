@@ -26,6 +26,7 @@ from fleet.rollout.changes import Asked, decided, overridden
 from fleet.rollout.controller import Action, Step, decide
 from fleet.rollout.fitness import is_meant
 from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
+from fleet.rollout.outlook import waits_of
 from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
 from fleet.rollout.replay import Audit
@@ -188,6 +189,7 @@ class Executor:
         at_s = self._now_s()
         told = {"at_s": at_s, "reason": action.reason, "verdict": str(action.verdict)}
         told |= {"evidence": action.evidence, "blockers": action.blockers}
+        told["waits"] = [wait.words for wait in waits_of(rollout, action)]
         outbox.add_hold(connection, rollout, told)
         if action.reason != rollout.reason:
             records.set_reason(connection, rollout, action.reason, at_s)

@@ -104,6 +104,7 @@ def test_failed_devices_and_the_end() -> None:
     assert "Devices that failed or went back" in text
     assert "… and 5 more" in text
     assert "rolled back: it" in text
+    assert "▶ 10" not in text
     assert "goes on with" not in text
     assert len(line_of(described)["failed_devices"]) == 10
 

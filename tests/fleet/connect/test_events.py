@@ -68,7 +68,7 @@ def test_a_start_is_told_and_a_test_names_no_rollout() -> None:
 
 
 def holds(*blockers: str, at_s: float = 100.0) -> dict[str, Any]:
-    return said(at_s=at_s, verdict="hold", blockers=blockers)
+    return said(at_s=at_s, verdict="hold", blockers=blockers, waits=["more"])
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,7 @@ def test_a_hold_is_told_again_for_another_cause_after_a_while_and_in_another_sta
     one = rollout()
     first = hold_event(one, holds("coverage"), None)
     assert first is not None
+    assert first.data["waits"] == ["more"]
     last = {"at_s": first.at_s, "data": first.data}
     assert hold_event(one, holds("coverage", at_s=100_000.0), last) is None
     assert hold_event(one, holds("approval", at_s=100.0 + AGAIN_S - 1), last) is None

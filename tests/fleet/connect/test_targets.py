@@ -55,7 +55,7 @@ def test_a_webhook_is_read_with_its_secret(tmp_path: Path) -> None:
         (toml(url='"https://me:pw@example.com"'), "has a name or a password in it"),
         (toml(events='["rollout.hold"]'), "'rollout.hold', which is no event; did you mean"),
         (toml(events='"rollout.held"'), "events = 'rollout.held' must be a list of texts"),
-        (toml(timeout_s="0"), "timeout_s = 0 must lie between 0.5 and 60"),
+        (toml(timeout_s="0"), "timeout_s = 0 must lie between 0.5 and 30"),
         (toml(link='"ftp://x"'), "[[webhook]] 1 link = 'ftp://x' is no address"),
         (toml(secret="'x'"), "[[webhook]] 1 unknown key 'secret'; did you mean 'secret_file'?"),
         ("[webhook]\nname = 'x'", "[webhook] must be written [[webhook]], once for each"),

@@ -39,6 +39,7 @@ async def test_a_rollout_is_told_from_start_to_end(lab: Lab) -> None:
         entry = connection.execute(select(decisions).order_by(decisions.c.id.desc())).first()
         assert entry is not None
     assert held.data["reason"] == entry.reason
+    assert "more canary devices committed and reported" in held.data["waits"][0]
     assert held.data["numbers"]["canary"]["targeted"] == entry.evidence["cohort"]["targeted"]
     await lab.executor.change("r1", Event.PAUSE, reason="lunch")
     await lab.executor.change("r1", Event.ROLLBACK)
