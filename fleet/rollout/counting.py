@@ -5,12 +5,14 @@ repeated report counts once; a few rows for each device that reported, whatever 
 stages of rollouts that are under way count, and a stage that was left never changes again.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from sqlalchemy import Connection, select
 
+from fleet.errors import ServerError
 from fleet.rollout.frozen import FrozenRing
 from fleet.rollout.gate.drift import MIN_OUTPUTS, drift_scores
 from fleet.rollout.gate.exposure import Exposure, Windows, offset_s
@@ -30,19 +32,27 @@ from fleet.store.upsert import insert
 
 __all__ = ["CLOCK_SLACK_MS", "add_exposure", "add_served", "count_windows", "read_counts"]
 
+log = logging.getLogger(__name__)
+
 CLOCK_SLACK_MS: Final = 24 * 3_600_000  # a device's clock may be this far behind ours
 _HEAD: Final = 2  # of a row of counts: seconds of the open minute, closed minutes
 _PAGE: Final = 500
 
 
 def count_windows(connection: Connection, rows: Sequence[Mapping[str, Any]], now_s: float) -> None:
-    """Count windows that came in at ``now_s`` for every stage that is under way."""
+    """Count windows that came in at ``now_s`` for every stage that is under way.
+
+    A ring that cannot be read any more is missing its counts, and its stage holds; the intake goes on.
+    """
     if not rows:
         return
     for ring in open_rings(connection, {row["model"] for row in rows}):
         mine = [row for row in rows if row["model"] == ring.model]
         add_served(connection, ring, mine, now_s)
-        add_exposure(connection, ring, mine)
+        try:
+            add_exposure(connection, ring, mine)
+        except ServerError as error:
+            log.error("windows of rollout %s are not compared: %s", ring.rollout_id, error)
 
 
 # --- plain counts, for absolute limits ----------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Connection, func, select
 
+from fleet.errors import ServerError
 from fleet.monitor.baselines import past_of
 from fleet.rollout.gate.binary import LEAST_BUDGET, failure_budget
 from fleet.rollout.gate.frames import Arrays, pack, unpack
@@ -90,10 +91,20 @@ class History:
 def history_of(
     connection: Connection, rollout: Rollout, device_ids: Sequence[str], now_s: float
 ) -> History:
-    """The history of a rollout: as it is stored, or as it is now while none is."""
+    """The history of a rollout: as it is stored, or as it is now while none is.
+
+    Raises:
+        ServerError: what is stored is damaged or of another version.
+    """
     body = connection.scalar(select(histories.c.body).where(histories.c.rollout_id == rollout.id))
     if body is not None:
-        return History.from_bytes(body)
+        try:
+            return History.from_bytes(body)
+        except ValueError as error:
+            raise ServerError(
+                f"the history of rollout {rollout.id} cannot be read: {error}. End it, and start it "
+                "again"
+            ) from error
     names = tuple(name for name, _ in rollout.spec.guards.metrics)
     past = past_of(connection, rollout.model, sorted(device_ids), now_s)
     labels = _labels(past.outputs) if DRIFT in names else ()

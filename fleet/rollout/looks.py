@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
+from fleet.errors import ServerError
 from fleet.rollout.counting import read_counts
 from fleet.rollout.frozen import Evidence, FreshLook, FrozenRing, due_look, next_look_s
 from fleet.rollout.gate.evidence import as_json, record
@@ -36,6 +37,9 @@ def read_evidence(connection: Connection, rollout: Rollout, now_s: float) -> Evi
     """What is known of the stage the rollout is in, with a new look if one is due.
 
     None while the stage has no ring: see ``begin_ring``.
+
+    Raises:
+        ServerError: what is stored is damaged or of another version.
     """
     stored = ring_of(connection, rollout)
     if stored is None:
@@ -67,7 +71,7 @@ def _look_now(connection: Connection, known: Evidence, k: int, now_s: float) -> 
         query = select(columns.state).where(
             columns.ring_id == known.ring_id, columns.number == known.number
         )
-        before = State.from_bytes(connection.execute(query).scalar_one())
+        before = _state(known, connection.execute(query).scalar_one())
     arms = tuple(read_counts(connection, known.ring_id, frozen, role) for role in frozen.roles)
     outcome = take(frozen, before, arms, k)
     packed = pack_counts(arms)
@@ -80,6 +84,16 @@ def _look_now(connection: Connection, known: Evidence, k: int, now_s: float) -> 
         next_look_s=next_look_s(frozen.ring, (k, now_s)),
         fresh=fresh,
     )
+
+
+def _state(known: Evidence, body: bytes) -> State:
+    try:
+        return State.from_bytes(body)
+    except ValueError as error:
+        raise ServerError(
+            f"look {known.number} of ring {known.ring_id} cannot be read: {error}. Pause and resume "
+            "its rollout, and the stage begins anew"
+        ) from error
 
 
 def take(

@@ -56,6 +56,7 @@ def read_kept(connection: Connection, decision_id: int) -> Snapshot | None:
 
     Raises:
         ValueError: what was kept is damaged, or points to a look or a ring that is gone.
+        ServerError: its ring is damaged.
     """
     query = select(decision_snapshots.c.body).where(decision_snapshots.c.decision_id == decision_id)
     body = connection.scalar(query)

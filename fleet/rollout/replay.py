@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select
 
+from fleet.errors import ServerError
 from fleet.rollout import audit as entries
 from fleet.rollout.audit import Entry
 from fleet.rollout.controller import decide
@@ -121,7 +122,7 @@ def _check_look(connection: Connection, row: Row[Any]) -> Checked:
         frozen = read_ring(connection, row.ring_id, found["body"])
         arms = unpack_counts(row.counts)
         differences = replay(row.evidence, frozen.ring, arms[-1], _again(frozen, arms))
-    except ValueError as error:
+    except (ValueError, ServerError) as error:
         return Checked(what, row.at_s, "replayed", (str(error),))
     if row.result != row.evidence["result"]:
         differences.append("the result beside the record is another one")
@@ -171,7 +172,7 @@ def _check_decision(connection: Connection, entry: Entry) -> Checked:
     what = f"decision {entry.id}: {entry.action}"
     try:
         snapshot = read_kept(connection, entry.id)
-    except ValueError as error:
+    except (ValueError, ServerError) as error:
         return Checked(what, entry.at_s, "replayed", (str(error),))
     if snapshot is None:
         return _check_findings(entry, what)

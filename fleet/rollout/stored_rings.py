@@ -12,6 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
+from fleet.errors import ServerError
 from fleet.rollout.frozen import FrozenRing
 from fleet.rollout.record import Rollout
 from fleet.rollout.spec import ALL_BP
@@ -103,7 +104,7 @@ def read_ring(connection: Connection, ring_id: int, digest: str) -> FrozenRing:
     """A ring by its id; kept in memory by the digest of its body, since it never changes.
 
     Raises:
-        ValueError: what is stored is damaged or of another version.
+        ServerError: what is stored is damaged or of another version.
     """
     with _cache_lock:
         found = _cache.get(digest)
@@ -111,7 +112,13 @@ def read_ring(connection: Connection, ring_id: int, digest: str) -> FrozenRing:
             _cache.move_to_end(digest)
             return found
     body = connection.execute(select(rings.c.body).where(rings.c.id == ring_id)).scalar_one()
-    frozen = FrozenRing.from_bytes(body)
+    try:
+        frozen = FrozenRing.from_bytes(body)
+    except ValueError as error:
+        raise ServerError(
+            f"ring {ring_id} cannot be read: {error}. Pause and resume its rollout, and the stage "
+            "begins anew with another one"
+        ) from error
     with _cache_lock:
         _cache[digest] = frozen
         while len(_cache) > _CACHED:

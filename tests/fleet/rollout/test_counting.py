@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
+from fleet.errors import ServerError
 from fleet.rollout.counting import read_counts
 from fleet.rollout.gate.ring import Counts
 from fleet.rollout.rings import begin_ring
 from fleet.rollout.stored_rings import read_ring, ring_of
-from fleet.store.tables import ring_counts, rollouts, served
+from fleet.store.tables import ring_counts, rings, rollouts, served
 from tests.support.evidence_fleet import NEW, OLD, EvidenceFleet, store_like, window_row
 
 Make = Callable[..., EvidenceFleet]
@@ -155,6 +156,17 @@ def test_short_windows_count_in_whole_minutes(make: Make) -> None:
     total = counted(fleet).total["error_rate"]
     assert total[2] in (32, 64)
     assert total.sum() == total[2]
+
+
+def test_a_ring_that_is_damaged_does_not_stop_the_intake(make: Make) -> None:
+    fleet = make()
+    with fleet.store.begin() as connection:
+        hashes = {"body": "of the damaged one"}
+        connection.execute(update(rings).values(body=b"nothing", hashes=hashes))
+    arrive(fleet, window_row("cam-000001", fleet.now_s + 60))
+    assert served_rows(fleet) == {(False, "cam-000001"): (30, 0, 0, 0)}
+    with pytest.raises(ServerError, match=r"cannot be read.*Pause and resume its rollout"):
+        fleet.snapshot()
 
 
 def test_arms_are_counted_apart(make: Make) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from agent.trust import slot_of
+from fleet.errors import ServerError
 from fleet.rollout.counting import read_counts
 from fleet.rollout.frozen import FrozenRing
 from fleet.rollout.history import failure_budgets
@@ -132,6 +133,17 @@ def test_baselines_are_of_before_the_rollout(make: Make) -> None:
     second = begin(fleet).ring
     assert first.baseline["error_rate"].known == 40
     assert second.baseline["error_rate"].p.tolist() == first.baseline["error_rate"].p.tolist()
+
+
+def test_a_damaged_history_stops_that_rollout_alone(make: Make) -> None:
+    fleet = make()
+    fleet.start(5000, 10_000)
+    begin(fleet)
+    with fleet.store.begin() as connection:
+        connection.execute(update(histories).values(body=b"nothing"))
+        connection.execute(update(rollouts).values(stage=1, stage_started_s=fleet.now_s + 1))
+    with pytest.raises(ServerError, match=r"history of rollout r1 cannot be read.*start it again"):
+        begin(fleet)
 
 
 def test_nothing_is_known_of_a_new_device(make: Make) -> None:
