@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from fleet.rollout.approval import ApprovalGuard
 from fleet.rollout.checks import CheckGuard
-from fleet.rollout.gate import Finding, GateResult, Guard, Verdict, combine, guards_for, judge
+from fleet.rollout.gate import Finding, GateResult, Guard, Verdict, combine, judge
+from fleet.rollout.gate.guards import guards_for
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.spec import StageKind

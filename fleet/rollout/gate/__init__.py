@@ -1,6 +1,10 @@
-"""When a stage advances, holds or rolls back: guards behind one door."""
+"""When a stage advances, holds or rolls back: guards behind one door.
+
+The light face: what a guard is and what it answers, which the command line needs too. What computes
+is imported by name, because it is heavier (numpy): ``guards`` (which guards a rollout has),
+``comparison``, ``look``.
+"""
 
 from fleet.rollout.gate.door import Finding, GateResult, Guard, Verdict, combine, judge
-from fleet.rollout.gate.guards import guards_for
 
-__all__ = ["Finding", "GateResult", "Guard", "Verdict", "combine", "guards_for", "judge"]
+__all__ = ["Finding", "GateResult", "Guard", "Verdict", "combine", "judge"]
