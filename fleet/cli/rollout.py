@@ -24,7 +24,7 @@ from fleet.cli.output import (
     say,
 )
 from fleet.cli.spec_input import Flags, asked_spec
-from fleet.cli.watch_view import follower
+from fleet.cli.watch_view import comparison_view, follower
 from fleet.errors import RequestError, ServerError
 from fleet.rollout.reading import parse_duration
 from fleet.rollout.spec import Strategy
@@ -246,6 +246,7 @@ def status(
         print_json(found)
     else:
         console.print(view.status_view(found))
+        console.print(comparison_view(found, console.width))
 
 
 @app.command()

@@ -19,7 +19,7 @@ from rich.text import Text
 from fleet.cli.output import console
 from fleet.cli.rollout_view import STATE_STYLE, ago, failed_table, seconds, share, when
 
-__all__ = ["follower", "line_of", "watch_view"]
+__all__ = ["comparison_view", "follower", "line_of", "watch_view"]
 
 WIDE: Final = 100  # columns from which on metrics are told with their devices
 _DEVICES: Final = ("targeted", "reachable", "installed", "reported", "failed")
@@ -93,6 +93,13 @@ def watch_view(found: Mapping[str, Any], width: int) -> RenderableType:
         title = "Devices that failed or went back" if is_back else "Failed devices"
         parts += [Text(), failed_table(found["failed_devices"], title, most=5)]
     return Group(*parts)
+
+
+def comparison_view(found: Mapping[str, Any], width: int) -> RenderableType:
+    """What the newest look found, by metric; nothing where nothing was compared."""
+    if not found["comparison"] or not found["comparison"]["metrics"]:
+        return Group()
+    return Group(Text(), _metrics(found, width), *_looks(found))
 
 
 _MARKS: Final = {

@@ -5,9 +5,9 @@ import json
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from fleet.cli.watch_view import follower, line_of, watch_view
+from fleet.cli.watch_view import comparison_view, follower, line_of, watch_view
 from fleet.rollout.controller import decide
 from fleet.rollout.report import describe
 from tests.fleet.rollout.rollout_builders import good, refused, snapshot, waiting
@@ -64,8 +64,12 @@ def found() -> dict[str, Any]:
 
 
 def page(found: dict[str, Any], width: int) -> list[str]:
+    return shown_at(watch_view(found, width), width)
+
+
+def shown_at(view: RenderableType, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(watch_view(found, width))
+    console.print(view)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -94,6 +98,13 @@ def test_before_a_look_the_rates_are_shown_as_they_are(found: dict[str, Any]) ->
     text = "\n".join(page(found, 80))
     assert "over_latency" in text
     assert "look" not in text
+
+
+def test_a_status_has_the_comparison_if_there_is_one(found: dict[str, Any]) -> None:
+    text = "\n".join(shown_at(comparison_view(found, 80), 80))
+    assert "2x (1.4–3.21)" in text
+    assert "look 3 of 9" in text
+    assert shown_at(comparison_view({**found, "comparison": None}, 80), 80) == []
 
 
 def test_failed_devices_and_the_end() -> None:

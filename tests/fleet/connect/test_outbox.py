@@ -1,5 +1,10 @@
 """The outbox: order, places, waiting, giving up, pruning."""
 
+import uuid
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from fleet.connect import outbox
 from fleet.connect.events import Event
 from fleet.connect.patience import Patience
@@ -124,3 +129,32 @@ def test_only_what_nobody_waits_for_is_pruned_and_numbers_are_never_used_again(
         assert outbox.prune(connection, 100.0) == 2
     fill(store, event(4))
     assert number_of(store, "a") == 4
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(st.sampled_from(["put", "taken", "lost", "failed", "restart"]), max_size=15))
+def test_whatever_happens_everything_arrives_in_order(store: Store, steps: list[str]) -> None:
+    """``taken``: sent and noted; ``lost``: sent, and the process ended before it was noted."""
+    name = f"w{uuid.uuid4().hex[:8]}"
+    register(store, **{name: ALL})
+    put, got = 0, []
+    for step in [*steps, *["taken"] * steps.count("put")]:
+        if step == "put":
+            put += 1
+            fill(store, event(put))
+        elif step == "restart":
+            register(store, **{name: ALL})
+        elif (following := number_of(store, name)) is not None:
+            if step == "failed":
+                fail(store, name, 1.0)
+                continue
+            got.append(following)
+            if step == "taken":
+                deliver(store, name)
+    assert number_of(store, name) is None
+    gone = place(store, name).given_up
+    assert got == sorted(got)  # in order
+    assert len(set(got)) >= put - gone  # and each at least once, but for those given up
+    assert place(store, name).delivered == put - gone
