@@ -28,7 +28,7 @@ from fleet.errors import FleetError, NotFoundError
 from fleet.store.engine import Store
 from fleet.store.writer import Writer
 
-__all__ = ["Answer", "Webhooks"]
+__all__ = ["Answer", "Webhooks", "client_for"]
 
 _LOG = logging.getLogger(__name__)
 POLL_S: Final = 1.0  # how often a webhook that waits for nothing looks for something new
@@ -81,7 +81,7 @@ class Webhooks:
                 tasks.create_task(self._deliver(target), name=f"webhook {target.name}")
 
     async def _deliver(self, target: Target) -> None:
-        async with _client(target) as client:
+        async with client_for(target) as client:
             while True:
                 try:
                     wait_s = await self.step(target.name, client)
@@ -137,7 +137,7 @@ class Webhooks:
         """
         target = self._target(name)
         event = event_of_test(self._now_s(), name)
-        async with _client(target) as client:
+        async with client_for(target) as client:
             answer = await self._post(target, client, f"msg_{uuid.uuid4().hex}", event)
         if not answer.error:
             await self._writer.run(lambda connection: outbox.try_now(connection, name))
@@ -193,7 +193,8 @@ class Webhooks:
         return Answer(status, error, (time.monotonic() - began) * 1000, asked_s)
 
 
-def _client(target: Target) -> httpx.AsyncClient:
+def client_for(target: Target) -> httpx.AsyncClient:
+    """How webhooks are spoken to: no redirects, certificates verified."""
     # The limit for the whole try is set around it, and comes first. A proxy of the environment is
     # for what leaves this machine.
     return httpx.AsyncClient(

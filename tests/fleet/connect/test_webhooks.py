@@ -12,14 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from fleet.connect import outbox
 from fleet.connect.event_types import EVENT_TYPES
 from fleet.connect.events import Event
 from fleet.connect.targets import Target
-from fleet.connect.webhooks import Webhooks
+from fleet.connect.webhooks import Webhooks, client_for
 from fleet.errors import NotFoundError
 from fleet.store.engine import Store
 from fleet.store.writer import Writer
@@ -68,7 +67,7 @@ def put(store: Store, *numbers: int, at_s: float = 1_700_000_000.0) -> None:
 
 
 async def step(webhooks: Webhooks) -> float:
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+    async with client_for(webhooks.targets[0]) as client:
         return await webhooks.step("chat", client)
 
 
