@@ -5,14 +5,22 @@ import hashlib
 import hmac
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from fleet.connect import outbox
 from fleet.connect.event_types import EVENT_TYPES
@@ -22,7 +30,7 @@ from fleet.connect.webhooks import Webhooks, client_for
 from fleet.errors import NotFoundError
 from fleet.store.engine import Store
 from fleet.store.writer import Writer
-from tests.support.receiver import Got, Receiver, Reply
+from tests.support.receiver import Got, Receiver, Reply, receiving
 
 KEY = b"k" * 32
 
@@ -183,6 +191,45 @@ async def test_no_answer_and_nobody_there_are_failures(
     [told] = await gone.listed()
     assert told["last_error"].startswith("ConnectError: ")
     assert (told["failures"], told["pending"]) == (2, 1)
+
+
+def nobodys_certificate(folder: Path) -> ssl.SSLContext:
+    """A server's side of TLS with a certificate that no authority knows."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2000, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2100, 1, 1, tzinfo=UTC))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + made.public_bytes(Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(
+    make: Make, store: Store, tmp_path: Path
+) -> None:
+    with receiving(nobodys_certificate(tmp_path)) as stranger:
+        webhooks = make(url=f"{stranger.url}/hook")
+        await webhooks.register()
+        put(store, 1)
+        assert await step(webhooks) == 5.0
+        [told] = await webhooks.listed()
+    assert "CERTIFICATE_VERIFY_FAILED" in told["last_error"]
+    assert stranger.got == []
 
 
 async def test_a_busy_receiver_is_left_alone_as_long_as_it_asks(
