@@ -26,6 +26,7 @@ _DEVICES: Final = ("targeted", "reachable", "installed", "reported", "failed")
 _PLAIN: Final = ("error_rate", "over_latency_rate", "output_violation_rate")
 _COUNTED: Final = ("number", "look", "looks", "next_look_s", "canaries", "devices", "reported")
 NOTHING: Final = "–"
+_STAGES: Final = "stages  "
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def watch_view(found: Mapping[str, Any], width: int) -> RenderableType:
         (state.replace("_", " "), STATE_STYLE.get(state, "")),
         f"  {found['bundle']}  started {ago(found['created_s'], found['now_s'])}",
     )
-    parts: list[RenderableType] = [head, _stages(found), Text(), _devices(found), Text()]
+    parts: list[RenderableType] = [head, _stages(found, width), Text(), _devices(found), Text()]
     parts += [_metrics(found, width), *_looks(found), *_outlook(found)]
     if found["failed_devices"]:
         is_back = state == "rolled_back"
@@ -112,29 +113,40 @@ _MARKS: Final = {
 }
 
 
-def _stages(found: Mapping[str, Any]) -> Text:
-    line = Text("stages  ")
-    for stage in found["stage_list"]:
-        mark, style = _MARKS.get(stage["state"], ("‖", "yellow"))
-        text = f"{mark} {stage['words']} {seconds(stage['bake_s'])}"
-        if stage["state"] == "current":
-            left_s = found["stage_started_s"] + stage["bake_s"] - found["now_s"]
-            text += f", {seconds(int(left_s))} left" if left_s >= 1 else ", baked"
-        elif stage["state"] in {"paused", "waiting"}:
-            text += f", {stage['state']}"
-        if stage["state"] == "next" and not stage["approved"]:
-            text += ", needs approval"
-        line.append("  " if stage["stage"] else "")
-        line.append(text.replace(" ", "\N{NO-BREAK SPACE}"), style=style)
+def _stages(found: Mapping[str, Any], width: int) -> Text:
+    """All stages in a line or two, broken between stages alone."""
+    pieces = [_stage(stage, found) for stage in found["stage_list"]]
     held = found["held_back"]
     if held["state"] != "none":
         mark, style = _MARKS["done" if held["state"] == "done" else "next"]
-        rest = f"{mark} the rest, {held['percent_bp'] / 100:g} %"
-        line.append("  ")
-        line.append(rest.replace(" ", "\N{NO-BREAK SPACE}"), style=style)
+        pieces.append((f"{mark} the rest, {held['percent_bp'] / 100:g} %", style))
+    flow = Text(_STAGES)
+    used = len(_STAGES)
+    for text, style in pieces:
+        if used > len(_STAGES) and used + len(text) > width:
+            flow.append("\n" + " " * len(_STAGES))
+            used = len(_STAGES)
+        flow.append(text, style=style)
+        flow.append("  ")
+        used += len(text) + 2
+    flow.rstrip()
     if found["stopped"]:
-        line.append(f"\nstopped {', '.join(found['stopped'])}", style="red")
-    return line
+        flow.append(f"\nstopped {', '.join(found['stopped'])}", style="red")
+    return flow
+
+
+def _stage(stage: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
+    """``▶ 20 % 1h, 58m 20s left`` and its style."""
+    mark, style = _MARKS.get(stage["state"], ("‖", "yellow"))
+    text = f"{mark} {stage['words']} {seconds(stage['bake_s'])}"
+    if stage["state"] == "current":
+        left_s = found["stage_started_s"] + stage["bake_s"] - found["now_s"]
+        text += f", {seconds(int(left_s))} left" if left_s >= 1 else ", baked"
+    elif stage["state"] in {"paused", "waiting"}:
+        text += f", {stage['state']}"
+    if stage["state"] == "next" and not stage["approved"]:
+        text += ", needs approval"
+    return text, style
 
 
 def _devices(found: Mapping[str, Any]) -> Table:
