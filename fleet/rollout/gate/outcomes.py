@@ -58,7 +58,9 @@ class OutcomesGuard:
         if unequal:
             alarms.append(unequal)
         if alarms:
-            return Finding(self.name, Verdict.FAIL, "; ".join(alarms), told)
+            causes = sorted(snapshot.tally().failures.items())
+            why = ", ".join(f"{count} {cause}" for cause, count in causes)
+            return Finding(self.name, Verdict.FAIL, f"{'; '.join(alarms)}: {why}", told)
         counts = [f"{one['failed']} {WORDS[kind]}" for kind, one in told["kinds"].items()]
         reason = f"of {len(outcomes)} canary devices {', '.join(counts)}"
         return Finding(self.name, Verdict.PASS, reason, told)

@@ -65,6 +65,7 @@ def test_two_of_a_kind_are_enough_where_one_percent_may_fail() -> None:
     assert finding.verdict is Verdict.FAIL
     assert "2 of 2 canary devices crashed with the bundle again and again" in finding.reason
     assert "more than the 1 % that may" in finding.reason
+    assert finding.reason.endswith(": 2 reverted (server_crashed)"), "what the devices said"
     mixed = GUARD.judge(strict([crashed(0), refused(1)]))
     assert mixed.verdict is Verdict.PASS, "one of each kind"
 
