@@ -1,5 +1,6 @@
 """`fleet rollout ...`, `fleet device ...` and `fleet status` against a fleet manager that listens."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,18 @@ def fleet(served: Served) -> Served:
     return served
 
 
+def lines(result: Result) -> list[dict[str, Any]]:
+    """What a watch has written: a line of JSON a change."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
 def start(fleet: Served, path: str, *more: str) -> str:
     result = fleet.run("rollout", "start", path, *QUICK, *more, "--json")
     assert result.exit_code == 0, result.output
     return str(json.loads(result.stdout)["id"])
 
 
-def lines(result: Result) -> list[dict[str, Any]]:
-    """What a watch has written: a line of JSON a change."""
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served) -> None:
+def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served, until: Until) -> None:
     release = fleet.lab.release("1")
     planned = fleet.run("rollout", "plan", release.path, *QUICK)
     assert planned.exit_code == 0, planned.output
@@ -51,11 +52,11 @@ def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served) -> None:
     rollout = start(fleet, release.path)
     fleet.lab.installed(release, rollout, DEVICES)
     fleet.lab.window(release, rollout, DEVICES)
-    fleet.lab.window(release, rollout, DEVICES)
     waited = fleet.run("rollout", "watch", rollout, "--every", "0.05", "--timeout", "300ms")
     assert waited.exit_code == 2  # a unit it does not know
     assert "--timeout = '300ms' is no duration" in waited.stderr
     # Stage 2 wants a window of its own.
+    until(lambda: "holding: 0 of 40" in fleet.run("rollout", "status", rollout).stdout)
     held = fleet.run("rollout", "watch", rollout, "--every", "0.05", "--timeout", "1s")
     assert held.exit_code == 4, held.output
     last = lines(held)[-1]
@@ -64,11 +65,14 @@ def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served) -> None:
     words = "32 more canary devices committed and reported (0 of 40 so far)"
     assert last["waits"][0] == {"guard": "coverage", "words": words, "until_s": None}
     fleet.lab.window(release, rollout, DEVICES)
-    ended = fleet.run("rollout", "watch", "--every", "0.05", "--timeout", "30s")
+    ended = fleet.run("rollout", "watch", "--every", "0.05", "--timeout", "90s")
     assert ended.exit_code == 0, ended.output
     reason = lines(ended)[-1]["reason"]
     assert reason.startswith("promoted: 40 of 40 canary devices have committed and reported;")
-    assert len(lines(ended)) == len({line["reason"] for line in lines(ended)})  # one a change
+    told = [(line["state"], line["stage"], line["reason"]) for line in lines(ended)]
+    looks = [(line["comparison"] or {}).get("number") for line in lines(ended)]
+    both = list(zip(told, looks, strict=True))
+    assert all(one != other for one, other in itertools.pairwise(both))  # a line a change
 
 
 def test_a_bad_bundle_is_watched_to_its_rollback(fleet: Served) -> None:
