@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import agent.errors
 from agent.trust.loopback import require_loopback
+from fleet.connect.settings import WebhookConfig, check_webhooks
 from fleet.errors import ConfigError
 
 __all__ = [
@@ -137,6 +138,10 @@ class FleetConfig:
         default_factory=LogConfig,
         metadata={"doc": "what is written to stderr"},
     )
+    webhook: tuple[WebhookConfig, ...] = field(
+        default=(),
+        metadata={"doc": "told what becomes of rollouts; once for each, see docs/webhooks.md"},
+    )
 
     def check(self) -> "FleetConfig":
         """Return this configuration when every value is one that can be used.
@@ -158,6 +163,7 @@ class FleetConfig:
         _require_range("[ingest] keep_events_days", self.ingest.keep_events_days, 1, _MAX_KEEP_DAYS)
         _require_one_of("[log] level", self.log.level, _LEVELS)
         _require_one_of("[log] format", self.log.format, _FORMATS)
+        check_webhooks(self.webhook)
         return self
 
 
@@ -197,7 +203,7 @@ def parse_config(text: str) -> FleetConfig:
     sections = {one.name: one for one in dataclasses.fields(FleetConfig)}
     _refuse_unknown(raw, sections, "section")
     default = FleetConfig()
-    parsed = {name: _parse_section(getattr(default, name), raw[name], f"[{name}]") for name in raw}
+    parsed = {name: _parse_any(getattr(default, name), raw[name], name) for name in raw}
     return dataclasses.replace(default, **parsed).check()
 
 
@@ -207,13 +213,29 @@ def example_config(name: str = "fleet") -> str:
     lines = ["# Configuration of the fleet manager. Every key may be left out.", ""]
     for section in dataclasses.fields(config):
         lines += _comment(section.metadata["doc"])
-        lines.append(f"[{section.name}]")
         values = getattr(config, section.name)
-        for key in dataclasses.fields(values):
-            lines += _comment(key.metadata["doc"])
-            lines.append(f"{key.name} = {_toml_value(getattr(values, key.name))}")
+        # One that may be there any number of times is not there by default.
+        lines += _commented_webhook() if values == () else _section_lines(section.name, values)
         lines.append("")
     return "\n".join(lines)
+
+
+def _section_lines(name: str, values: Any) -> list[str]:
+    lines = [f"[{name}]"]
+    for key in dataclasses.fields(values):
+        lines += _comment(key.metadata["doc"])
+        lines.append(f"{key.name} = {_toml_value(getattr(values, key.name))}")
+    return lines
+
+
+def _commented_webhook() -> list[str]:
+    lines = ["# [[webhook]]"]
+    for key in dataclasses.fields(WebhookConfig):
+        lines += textwrap.wrap(
+            key.metadata["doc"], 84, initial_indent="#   # ", subsequent_indent="#   # "
+        )
+        lines.append(f"# {key.name} = {_toml_value(key.default)}")
+    return lines
 
 
 def parse_listen(text: str, what: str) -> Listen:
@@ -268,6 +290,27 @@ def check_fleet_name(name: str) -> str:
 S = TypeVar("S")
 
 
+def _parse_any(default: Any, raw: object, name: str) -> Any:
+    """A section, or a list of them where the default is a list of none."""
+    if default != ():
+        return _parse_section(default, raw, f"[{name}]")
+    if not isinstance(raw, list):
+        raise ConfigError(f"[{name}] must be written [[{name}]], once for each")
+    return tuple(_parse_webhook(one, f"[[{name}]] {number}") for number, one in enumerate(raw, 1))
+
+
+def _parse_webhook(raw: object, where: str) -> WebhookConfig:
+    """What an example shows for the first three keys is no default."""
+    parsed = _parse_section(WebhookConfig(), raw, where)
+    assert isinstance(raw, Mapping)  # it was parsed
+    for key in ("name", "url", "secret_file"):
+        if key not in raw:
+            raise ConfigError(
+                f"{where} has no {key}: set it, for example to {getattr(parsed, key)}"
+            )
+    return parsed
+
+
 def _parse_section(default: S, raw: object, where: str) -> S:
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where} must be a table of keys, not {raw!r:.60}")
@@ -285,7 +328,15 @@ def _typed(value: object, kind: type, what: str) -> object:
         return float(value)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    if kind is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    names = {
+        tuple: "a list of texts",
+        str: "a text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }
     raise ConfigError(f"{what} = {value!r:.60} must be {names[kind]}")
 
 
@@ -316,4 +367,6 @@ def _comment(text: str) -> list[str]:
 def _toml_value(value: object) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml_value(one) for one in value) + "]"
     return str(value)

@@ -24,6 +24,8 @@ from fleet.api.publish import restore_bundle_rows
 from fleet.api.services import Services
 from fleet.artifacts.folder import FolderArtifacts
 from fleet.config import FleetConfig, Listen, check_broker_mode, parse_listen
+from fleet.connect.targets import load_targets
+from fleet.connect.webhooks import Webhooks
 from fleet.errors import ConfigError, FleetError, ServerError
 from fleet.home import Home
 from fleet.messaging.bridge import Bridge
@@ -33,6 +35,7 @@ from fleet.monitor.ingest import Ingest, IngestLimits
 from fleet.monitor.retention import Pruner, Retention
 from fleet.registry.devices import set_all_offline
 from fleet.repository import Repository
+from fleet.rollout.check_runner import CheckRunner
 from fleet.rollout.executor import Executor, ExecutorLimits
 from fleet.store.engine import Store, open_store
 from fleet.store.writer import Writer
@@ -89,6 +92,7 @@ class FleetManager:
         self.config = config
         self.artifacts = FolderArtifacts(home.artifacts)
         self.repository = Repository(home.path, self.artifacts.manifest)
+        targets = load_targets(home.path, config.webhook)
         self.store: Store = open_store(home.database)
         self.writer = Writer(self.store)
         limits = config.ingest
@@ -108,6 +112,7 @@ class FleetManager:
             manifest=self.artifacts.manifest,
             limits=ExecutorLimits(tick_s=config.controller.tick_s),
         )
+        self.webhooks = Webhooks(self.store, self.writer, targets, link=self._link)
         self.broker: Broker | None = _make_broker(config)
         self.bridge: Bridge | None = None
         self.addresses: Addresses | None = None
@@ -120,6 +125,7 @@ class FleetManager:
             ingest=self.ingest,
             feed=self.feed,
             executor=self.executor,
+            webhooks=self.webhooks,
             publish=self.publish,
             broker=self._broker_state,
         )
@@ -149,6 +155,7 @@ class FleetManager:
         stack.callback(self.store.close)
         stack.callback(self.writer.close)
         await self.writer.run(set_all_offline)
+        await self.webhooks.register()  # before anything is decided, so that it is told
         restored = await asyncio.to_thread(restore_bundle_rows, self.services)
         if restored:
             _LOG.warning("%d published bundles were missing in the database: added", restored)
@@ -160,8 +167,12 @@ class FleetManager:
         mqtt = await self._start_broker(stack)
         http = await self._start_http(stack)
         self._background(stack, "rollout controller", self.executor.run())
+        checks = CheckRunner(self.store, self.writer, self.executor.wake)
+        self._background(stack, "external checks", checks.run())
         self._background(stack, "metadata renewal", self._keep_signed())
         self._background(stack, "retention", self.pruner.run())
+        if self.webhooks.targets:
+            self._background(stack, "webhooks", self.webhooks.run())
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._background(stack, "watchdog", _tell_alive(interval_s))
@@ -266,6 +277,10 @@ class FleetManager:
                 role, left_s / DAY_S,
             )  # fmt: skip
         return changed
+
+    def _link(self) -> str:
+        """Where the API is found, for links in events; "" until it listens."""
+        return "" if self.addresses is None else f"http://{self.addresses.http}"
 
     def _broker_state(self) -> Mapping[str, Any]:
         if self.broker is None or self.bridge is None:

@@ -14,7 +14,14 @@ from typing import Final
 __all__ = ["configure_logging"]
 
 FIELDS: Final = ("device", "rollout", "model", "bundle")
-_QUIET: Final = ("alembic", "uvicorn", "asyncio", "tuf", "httpx")  # only what is a warning or worse
+_QUIET: Final = (
+    "alembic",
+    "uvicorn",
+    "asyncio",
+    "tuf",
+    "httpx",
+    "httpcore",
+)  # only what is a warning or worse
 
 
 def configure_logging(level: str, log_format: str) -> None:

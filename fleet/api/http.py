@@ -1,15 +1,17 @@
 """The API for people and their tools: HTTP, JSON, under ``/v1``; described at ``/docs``."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI, Request
 from sqlalchemy import func, select
 
-from fleet.api import bundles, devices, problems, rollouts
+from fleet.api import bundles, devices, problems, rollouts, webhooks
 from fleet.api.guard import Guard
 from fleet.api.models import Problem, Status
 from fleet.api.services import Services
+from fleet.connect.outbox import Place, places
 from fleet.monitor.ingest import IngestCounters
 from fleet.registry.devices import count_devices
 from fleet.store.bundles import count_bundles
@@ -33,6 +35,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(devices.router)
     app.include_router(bundles.router)
     app.include_router(rollouts.router)
+    app.include_router(webhooks.router)
     app.add_api_route("/v1/status", _status, methods=["GET"], response_model=Status)
     return app
 
@@ -52,6 +55,7 @@ def _status(request: Request) -> Status:
         by_state = select(rollouts_table.c.state, func.count()).group_by(rollouts_table.c.state)
         states = {row[0]: row[1] for row in connection.execute(by_state)}
         published = count_bundles(connection)
+        told = places(connection)
     return Status(
         fleet=services.fleet,
         version=product_version(),
@@ -65,6 +69,7 @@ def _status(request: Request) -> Status:
         pack_bytes=len(services.feed.pack),
         broker=dict(services.broker()),
         ingest=_counted(services.ingest.counters),
+        webhooks=_told(told),
     )
 
 
@@ -77,4 +82,15 @@ def _counted(counters: IngestCounters) -> dict[str, Any]:
         "commits": counters.commits,
         "failed_commits": counters.failed_commits,
         "refused": dict(counters.refused),
+    }
+
+
+def _told(found: Sequence[Place]) -> dict[str, Any]:
+    """Events that wait or are lost; empty without webhooks."""
+    if not found:
+        return {}
+    return {
+        "pending": sum(one.pending for one in found),
+        "given_up": sum(one.given_up for one in found),
+        "failing": [one.name for one in found if one.last_error],
     }

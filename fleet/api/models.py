@@ -123,3 +123,4 @@ class Status(BaseModel):
     pack_bytes: int
     broker: dict[str, Any]
     ingest: dict[str, Any]
+    webhooks: dict[str, Any] = Field(description="events that wait, were given up, and whose fault")

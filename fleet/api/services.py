@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.artifacts.folder import FolderArtifacts
+from fleet.connect.webhooks import Webhooks
 from fleet.messaging.feed import PackFeed
 from fleet.monitor.ingest import Ingest
 from fleet.repository import Repository
@@ -30,6 +31,7 @@ class Services:
     ingest: Ingest
     feed: PackFeed
     executor: Executor
+    webhooks: Webhooks
     publish: Callable[[], Awaitable[None]]
     broker: Callable[[], Mapping[str, Any]] = _no_broker  # for people: mode, address, connected
     now_s: Callable[[], float] = time.time

@@ -37,6 +37,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("bundle", "fleet.cli.bundle", "app"),
     Command("rollout", "fleet.cli.rollout", "app"),
     Command("device", "fleet.cli.device", "app"),
+    Command("webhook", "fleet.cli.webhook", "app"),
 )
 
 

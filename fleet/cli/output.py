@@ -82,7 +82,7 @@ def print_table(
     ``whole`` are never folded; the last column keeps room for prose if it has any.
     """
     if not rows:
-        console.print(f"{title}: {empty}")
+        say(f"{title}: {empty}")
         return
     # Text, not markup: what a device or a bundle says of itself is shown as it is.
     texts = [[Text("" if cell is None else str(cell)) for cell in row] for row in rows]

@@ -24,6 +24,7 @@ from fleet.cli.output import (
     say,
 )
 from fleet.cli.spec_input import Flags, asked_spec
+from fleet.cli.watch_view import comparison_view, follower
 from fleet.errors import RequestError, ServerError
 from fleet.rollout.reading import parse_duration
 from fleet.rollout.spec import Strategy
@@ -198,7 +199,9 @@ def start(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         asked = f"force={str(force).lower()}&supersede={str(supersede).lower()}"
         started = client.post_json(f"/v1/rollouts?{asked}", spec)
         if not as_json:
-            say(f"{started['id']}: {started['bundle']} {started['reason']}")
+            # Where what follows is JSON, a sentence is for people.
+            to = progress_console if follow and not console.is_terminal else console
+            say(f"{started['id']}: {started['bundle']} {started['reason']}", stream=to)
         if follow:
             _watch(client, started["id"], 0.0, 1.0, as_json)
     if as_json:
@@ -243,6 +246,7 @@ def status(
         print_json(found)
     else:
         console.print(view.status_view(found))
+        console.print(comparison_view(found, console.width))
 
 
 @app.command()
@@ -253,7 +257,7 @@ def watch(
     server: str = ServerOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Follow a rollout to its end.
+    """Follow a rollout to its end: a page in place on a terminal, else a line of JSON a change.
 
     Exits 0 promoted, 3 rolled back, 1 aborted or superseded, 4 still under way when the time is up.
     """
@@ -391,7 +395,7 @@ def _watch(
     if not rollout:
         raise RequestError("which rollout? Say its id, like r7")
     began = time.monotonic()
-    with view.follower(quiet=as_json) as show:
+    with follower(as_json=as_json) as show:
         found = client.get_json(f"/v1/rollouts/{rollout}")
         heard, is_gone = began, False
         away = console if console.is_terminal else progress_console  # beside the live view
@@ -415,11 +419,10 @@ def _watch(
 
 def _end(found: dict[str, Any], timeout_s: float, as_json: bool) -> None:
     code = _ENDS.get(found["state"], ExitCode.HOLDING)
-    if as_json:
-        print_json(found)
+    if as_json or not console.is_terminal:
+        pass  # the last line has said it
     elif code is ExitCode.HOLDING:
         say(f"{found['id']} is still {found['state']} after {timeout_s:g} s: {found['reason']}")
-    else:  # the last view, which stays on a terminal, has the whole of it
-        reason = found["reason"]
-        say(f"{found['id']}: {reason.partition('; ')[0] if console.is_terminal else reason}")
+    else:  # the page, which stays, has the whole of it
+        say(f"{found['id']}: {found['reason'].partition('; ')[0]}")
     raise typer.Exit(int(code))

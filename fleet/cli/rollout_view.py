@@ -1,21 +1,19 @@
-"""How a rollout looks to a person: tables, and a live view while it is watched."""
+"""How a rollout looks to a person: tables; the page that is watched is in ``watch_view``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from fleet.cli.output import console, print_table, say
 
 __all__ = [
+    "STATE_STYLE",
     "ago",
     "entry_row",
-    "follower",
+    "failed_table",
     "list_row",
     "print_audit",
     "print_plan",
@@ -26,7 +24,7 @@ __all__ = [
     "when_short",
 ]
 
-_STATE_STYLE: Final = {
+STATE_STYLE: Final = {
     "promoted": "green",
     "rolled_back": "red",
     "aborted": "yellow",
@@ -203,14 +201,14 @@ def status_view(found: dict[str, Any]) -> RenderableType:
     state = found["state"]
     head = Text.assemble(
         (f"{found['id']} ", "bold"),
-        (state.replace("_", " "), _STATE_STYLE.get(state, "")),
+        (state.replace("_", " "), STATE_STYLE.get(state, "")),
         f"  {found['bundle']}  started {ago(found['created_s'], found['now_s'])}",
     )
     parts: list[RenderableType] = [head, Text(found["reason"]), _stages(found), *_arms(found)]
     if found["failed_devices"]:
         is_back = state == "rolled_back"
         parts.append(
-            _failed(
+            failed_table(
                 found["failed_devices"],
                 "Devices that failed or went back" if is_back else "Failed devices",
             )
@@ -284,44 +282,15 @@ def _figures(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) 
 MAX_FAILED_SHOWN: Final = 10
 
 
-def _failed(devices: list[dict[str, str]], title: str) -> Table:
+def failed_table(devices: list[dict[str, str]], title: str, most: int = MAX_FAILED_SHOWN) -> Table:
+    """Devices that failed, up to ``most`` of them, with how and why."""
     table = Table("device", "how", "reason", title=title, title_justify="left")
-    for device in devices[:MAX_FAILED_SHOWN]:
+    for device in devices[:most]:
         table.add_row(
             Text(device["device_id"]),
             device["standing"],
             Text(device["reason"] or device["reason_code"]),
         )
-    if len(devices) > MAX_FAILED_SHOWN:
-        table.add_row(f"… and {len(devices) - MAX_FAILED_SHOWN} more", "", "")
+    if len(devices) > most:
+        table.add_row(f"… and {len(devices) - most} more", "", "")
     return table
-
-
-@contextmanager
-def follower(*, quiet: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Something that shows a rollout again and again: in place on a terminal, else a line a change."""
-    if quiet:
-        yield lambda _found: None
-    elif console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
-            yield lambda found: live.update(status_view(found), refresh=True)
-    else:
-        yield _line_printer()
-
-
-def _line_printer() -> Callable[[dict[str, Any]], None]:
-    told: list[tuple[Any, ...]] = []
-
-    def show(found: dict[str, Any]) -> None:
-        now = (found["state"], found["stage"], found["reason"])
-        if told != [now]:
-            told[:] = [now]
-            percent = f"{found['percent_bp'] / 100:g} %"
-            console.print(
-                f"{when(found['now_s'])} {found['id']} {found['state']} at {percent}: {found['reason']}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-
-    return show

@@ -33,6 +33,9 @@ def status(server: str = ServerOption, as_json: bool = JsonOption) -> None:
         ("broker", _line(found["broker"])),
         ("reports", _line(found["ingest"])),
     ]
+    if found["webhooks"]:
+        told = {**found["webhooks"], "failing": ", ".join(found["webhooks"]["failing"])}
+        rows.append(("webhooks", _line(told)))
     print_table("Fleet", ("", ""), rows)
     if active:
         columns = ("id", "bundle", "state", "stage", "started", "reason")

@@ -1,1 +1,1 @@
-"""Ways in from other systems: model registries, webhooks, CI templates."""
+"""Telling others what becomes of rollouts: webhooks, signed, in order, at least once."""

@@ -28,9 +28,11 @@ from sqlalchemy import (
     tuple_,
 )
 
+from fleet.connect import outbox
 from fleet.errors import FleetError
 from fleet.monitor.baselines import prune_hours
 from fleet.monitor.evidence_retention import prune_evidence
+from fleet.rollout.check_answers import prune_answers
 from fleet.rollout.states import ACTIVE
 from fleet.store.tables import deployment_events, rollouts, windows
 from fleet.store.writer import Writer
@@ -51,6 +53,7 @@ class Retention:
 
     keep_windows_s: float = 30 * 86_400.0
     keep_events_s: float = 365 * 86_400.0
+    keep_told_s: float = 7 * 86_400.0  # events that no webhook waits for any more
     every_s: float = 3600.0
     page_rows: int = 500  # looked at, and at most deleted, in one transaction
     pause_s: float = 0.05  # between two transactions
@@ -109,6 +112,9 @@ class Pruner:
     async def _prune_evidence(self, now_s: float) -> int:
         """Hours that no baseline reads, and what comparisons of long ago were made from."""
         deleted = await self._writer.run(lambda c: prune_hours(c, now_s))
+        told_s = now_s - self._retention.keep_told_s
+        deleted += await self._writer.run(lambda c: outbox.prune(c, told_s))
+        deleted += await self._writer.run(prune_answers)
         rows, before_s = self._retention.page_rows, now_s - self._retention.keep_events_s
         while True:
             count = await self._writer.run(lambda c: prune_evidence(c, before_s, rows))

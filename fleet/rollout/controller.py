@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from fleet.rollout.approval import ApprovalGuard
+from fleet.rollout.checks import CheckGuard
 from fleet.rollout.gate import Finding, GateResult, Guard, Verdict, combine, judge
 from fleet.rollout.gate.guards import guards_for
 from fleet.rollout.record import Rollout
@@ -25,7 +26,16 @@ _TAKEN_FOR_GRANTED: Final = frozenset({"silence", "release_limit", "approval", "
 
 # On standby the bundle serves nothing, so nothing that it serves can be judged.
 _WITHOUT_REQUESTS: Final = frozenset(
-    {"coverage", "install_failures", "outcomes", "silence", "release_limit", "bake", "approval"}
+    {
+        "coverage",
+        "install_failures",
+        "outcomes",
+        "silence",
+        "release_limit",
+        "bake",
+        "approval",
+        "check",
+    }
 )
 
 
@@ -78,6 +88,7 @@ def _guards(rollout: Rollout) -> tuple[Guard, ...]:
     guards = guards_for(rollout.spec.guards)
     if any(stage.approval for stage in rollout.spec.stages):
         guards = (*guards, ApprovalGuard())
+    guards = (*guards, *(CheckGuard(check) for check in rollout.spec.checks))
     if rollout.current_stage.kind is StageKind.STANDBY:
         return tuple(guard for guard in guards if guard.name in _WITHOUT_REQUESTS)
     return guards

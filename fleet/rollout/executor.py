@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import AgentError
 from agent.trust import BundleRelease, Directive, stratum_of
+from fleet.connect import outbox
 from fleet.errors import FleetError, ServerError
 from fleet.rollout import audit, operations, planning, preserved, records, replay
 from fleet.rollout.candidates import ReadManifest, read_candidates
@@ -25,6 +26,7 @@ from fleet.rollout.changes import Asked, decided, overridden
 from fleet.rollout.controller import Action, Step, decide
 from fleet.rollout.fitness import is_meant
 from fleet.rollout.observe import newest_report_s, read_snapshot, steps_of
+from fleet.rollout.outlook import waits_of
 from fleet.rollout.planned import Plan
 from fleet.rollout.record import Rollout
 from fleet.rollout.replay import Audit
@@ -185,6 +187,10 @@ class Executor:
     def _hold(self, connection: Connection, rollout: Rollout, action: Action) -> None:
         """Tell why a rollout holds; in the audit trail only what it does not say already."""
         at_s = self._now_s()
+        told = {"at_s": at_s, "reason": action.reason, "verdict": str(action.verdict)}
+        told |= {"evidence": action.evidence, "blockers": action.blockers}
+        told["waits"] = [wait.words for wait in waits_of(rollout, action)]
+        outbox.add_hold(connection, rollout, told)
         if action.reason != rollout.reason:
             records.set_reason(connection, rollout, action.reason, at_s)
         last = audit.last_entry(connection, rollout.id)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Text, cast, func, select
 
 from agent.trust import BundleRelease, DeviceFacts, selects, slot_of, stratum_of
+from fleet.rollout.check_answers import read_answers
 from fleet.rollout.fitness import is_meant
 from fleet.rollout.looks import read_evidence
 from fleet.rollout.record import Rollout
@@ -140,6 +141,7 @@ def read_snapshot(
         limit_bp=limit_bp,
         limit_next=_next_limit(release, now_s, limit_bp),
         evidence=read_evidence(connection, rollout, now_s),
+        checks=read_answers(connection, rollout),
     )
 
 

@@ -17,7 +17,7 @@ from fleet.rollout.frozen import Evidence, next_look_s
 from fleet.rollout.looks import keep_look, result_from_json
 from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
-from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot
+from fleet.rollout.snapshot import CheckAnswer, ControlArm, DeviceView, Served, Snapshot
 from fleet.rollout.states import State
 from fleet.rollout.stored_rings import read_ring
 from fleet.store.tables import decision_snapshots, looks, rings
@@ -80,6 +80,7 @@ def snapshot_to_bytes(snapshot: Snapshot) -> bytes:
         "cohort": _columns(snapshot.cohort, _VIEW),
         "served": _columns([device.served for device in snapshot.cohort], _SERVED),
         "control": asdict(snapshot.control),
+        "checks": [asdict(answer) for answer in snapshot.checks],
         "evidence": None if evidence is None else [evidence.ring_id, evidence.number],
     }
     return zlib.compress(json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), 6)
@@ -111,6 +112,8 @@ def snapshot_from_bytes(data: bytes) -> tuple[Snapshot, tuple[int, int] | None]:
         control=ControlArm(**{**control, "served": Served(**control["served"])}),
         **{name: value[name] for name in _PLAIN},
         limit_next=None if limit_next is None else (limit_next[0], limit_next[1]),
+        # What was kept before there were checks has none.
+        checks=tuple(CheckAnswer(**answer) for answer in value.get("checks", [])),
     )
     pointer = value["evidence"]
     return snapshot, None if pointer is None else (pointer[0], pointer[1])

@@ -1,13 +1,15 @@
 """Rollouts in the database: rows in and out, and the directives that follow from them.
 
 Rules kept here: a rollout changes by one function, which checks the transition, writes the audit
-entry and brings the directives in line, all in the caller's transaction.
+entry and the event for webhooks, and brings the directives in line, all in the caller's transaction.
 """
 
 from typing import Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from fleet.connect import outbox
+from fleet.connect.events import change_event, start_event
 from fleet.errors import ConflictError, NotFoundError
 from fleet.rollout import audit
 from fleet.rollout.changes import Change, changed
@@ -72,6 +74,7 @@ def add_rollout(connection: Connection, rollout: Rollout, entry: audit.Entry) ->
         del row[derived]
     connection.execute(insert(rollouts).values(**row))
     audit.append(connection, entry)
+    outbox.add(connection, start_event(rollout))
     sync_directives(connection, rollout.created_s)
 
 
@@ -100,21 +103,20 @@ def apply_change(connection: Connection, rollout: Rollout, change: Change) -> Ro
     )
     if done.rowcount != 1:
         raise ConflictError(f"rollout {rollout.id} has changed meanwhile: look at it and try again")
-    audit.append(
-        connection,
-        audit.Entry(
-            rollout_id=rollout.id,
-            at_s=change.at_s,
-            actor=change.actor,
-            action=str(change.event),
-            from_state=str(rollout.state),
-            to_state=str(after.state),
-            stage=after.stage,
-            verdict=change.verdict,
-            reason=change.reason,
-            evidence=change.evidence,
-        ),
+    entry = audit.Entry(
+        rollout_id=rollout.id,
+        at_s=change.at_s,
+        actor=change.actor,
+        action=str(change.event),
+        from_state=str(rollout.state),
+        to_state=str(after.state),
+        stage=after.stage,
+        verdict=change.verdict,
+        reason=change.reason,
+        evidence=change.evidence,
     )
+    audit.append(connection, entry)
+    outbox.add(connection, change_event(rollout, after, change.event, entry.to_json()))
     sync_directives(connection, change.at_s)
     return after
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from fleet.rollout.audit import Entry
 from fleet.rollout.controller import Action
+from fleet.rollout.gate.evidence import as_json
+from fleet.rollout.outlook import waits_of
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import ControlArm, Served, Snapshot, Standing
 from fleet.rollout.states import FINAL, State
@@ -26,9 +28,33 @@ def describe(
         "held_back": _held_back(rollout),
         "stopped": list(rollout.stopped),
         "arms": {"canary": _canary(snapshot), "control": _control(snapshot.control)},
+        "comparison": _comparison(snapshot),
+        "waits": [wait.to_json() for wait in waits_of(rollout, action)],
         "findings": action.evidence["findings"] if action is not None else [],
         "failed_devices": _failed_devices(snapshot),
         "decisions": [entry.to_json() for entry in entries],
+    }
+
+
+def _comparison(snapshot: Snapshot) -> dict[str, Any] | None:
+    """The newest look at this stage: each metric in both arms, and when the next one is due."""
+    evidence = snapshot.evidence
+    if evidence is None or not snapshot.rollout.spec.guards.compares:
+        return None
+    ring, result = evidence.frozen.ring, evidence.result
+    held = evidence.frozen.held
+    metrics = [] if result is None else [as_json(metric) for metric in result.metrics]
+    return {
+        "look": 0 if result is None else result.look,
+        "number": evidence.number,
+        "looks": len(ring.looks_s),
+        "next_look_s": evidence.next_look_s,
+        "canaries": ring.canaries,
+        "devices": ring.size,
+        "reported": None if result is None else result.reported,
+        "p_value": None if result is None else result.p_value,
+        "reason": "" if result is None else result.reason,
+        "metrics": [{**metric, "holds": metric["name"] in held} for metric in metrics],
     }
 
 

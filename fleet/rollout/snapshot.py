@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AT_RISK",
+    "CheckAnswer",
     "ControlArm",
     "DeviceView",
     "Served",
@@ -75,6 +76,18 @@ class ControlArm:
     active: int = 0
     silent: int = 0
     served: Served = field(default_factory=Served)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAnswer:
+    """What an external check answered last about this run of the stage. ``verdict``: pass, hold or fail."""
+
+    url: str
+    stage_started_s: float
+    asked_s: float
+    answered_s: float
+    verdict: str
+    reason: str
 
 
 class Standing(StrEnum):
@@ -138,7 +151,8 @@ class Snapshot:
     ``listening_since_s`` is when this fleet manager began to take reports: what it could not have
     heard is no silence. ``limit_bp`` is the share the release itself allows by now, and
     ``limit_next`` the time and share of its next step, if there is one. ``evidence`` is what the
-    comparison of the arms has found; None while the stage has no ring.
+    comparison of the arms has found; None while the stage has no ring. ``checks`` has the newest answer of
+    each external check that has answered.
     """
 
     rollout: Rollout
@@ -149,6 +163,7 @@ class Snapshot:
     limit_bp: int = ALL_BP
     limit_next: tuple[float, int] | None = None
     evidence: "Evidence | None" = None
+    checks: tuple[CheckAnswer, ...] = ()
 
     def standing(self, device: DeviceView) -> Standing:
         """Where this device of the cohort stands."""

@@ -287,3 +287,45 @@ baseline_hours = Table(  # windows that arrived in one hour, added up
     Column("outputs", JSON, nullable=False, default=dict),
     Column("counters", JSON, nullable=False, default=dict),
 )
+
+outbox = Table(  # events in order, written with the decisions they tell of
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("message_id", String(64), nullable=False),  # the same however often it is sent
+    Column("type", String(64), nullable=False),
+    Column("at_s", Float, nullable=False),
+    Column("rollout_id", String(64), nullable=False),
+    Column("path", String(256), nullable=False),
+    Column("data", JSON, nullable=False),
+    Index("outbox_by_rollout", "rollout_id", "type", "id"),
+    sqlite_autoincrement=True,  # a number is never used twice, though rows are deleted
+)
+
+webhooks = Table(  # how far each has got; everything in the outbox behind it waits
+    "webhooks",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("events", JSON, nullable=False),  # the types it is told
+    Column("delivered_id", Integer, nullable=False),  # of the outbox: delivered or given up
+    Column("delivered", Integer, nullable=False),  # events, since it was added
+    Column("delivered_s", Float, nullable=True),
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("next_try_s", Float, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("given_up", Integer, nullable=False),
+    Column("given_up_s", Float, nullable=True),
+)
+
+check_results = Table(  # the newest answer of each external check
+    "check_results",
+    metadata,
+    Column("rollout_id", String(64), primary_key=True),
+    Column("url", Text, primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("stage_started_s", Float, nullable=False),  # it counts for this run of the stage alone
+    Column("asked_s", Float, nullable=False),
+    Column("answered_s", Float, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+)

@@ -1,10 +1,12 @@
 """`fleet rollout ...`, `fleet device ...` and `fleet status` against a fleet manager that listens."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import Result
 
 from fleet.cli.client import FleetClient
 from fleet.errors import RequestError
@@ -27,6 +29,11 @@ QUICK = (
 def fleet(served: Served) -> Served:
     served.lab.register(labels={"region": "north"})
     return served
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    """What a watch has written: a line of JSON a change."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def start(fleet: Served, path: str, *more: str) -> str:
@@ -52,11 +59,20 @@ def test_a_good_bundle_is_watched_to_its_promotion(fleet: Served, until: Until) 
     until(lambda: "holding: 0 of 40" in fleet.run("rollout", "status", rollout).stdout)
     held = fleet.run("rollout", "watch", rollout, "--every", "0.05", "--timeout", "1s")
     assert held.exit_code == 4, held.output
-    assert "r1 is still running after 1 s: holding: 0 of 40 canary devices" in held.stdout
+    last = lines(held)[-1]
+    assert (last["state"], last["final"], last["stage"]) == ("running", False, 2)
+    assert last["reason"].startswith("holding: 0 of 40 canary devices")
+    words = "32 more canary devices committed and reported (0 of 40 so far)"
+    assert last["waits"][0] == {"guard": "coverage", "words": words, "until_s": None}
     fleet.lab.window(release, rollout, DEVICES)
     ended = fleet.run("rollout", "watch", "--every", "0.05", "--timeout", "90s")
     assert ended.exit_code == 0, ended.output
-    assert "r1: promoted: 40 of 40 canary devices have committed and reported;" in ended.stdout
+    reason = lines(ended)[-1]["reason"]
+    assert reason.startswith("promoted: 40 of 40 canary devices have committed and reported;")
+    told = [(line["state"], line["stage"], line["reason"]) for line in lines(ended)]
+    looks = [(line["comparison"] or {}).get("number") for line in lines(ended)]
+    both = list(zip(told, looks, strict=True))
+    assert all(one != other for one, other in itertools.pairwise(both))  # a line a change
 
 
 def test_a_bad_bundle_is_watched_to_its_rollback(fleet: Served) -> None:
@@ -65,7 +81,7 @@ def test_a_bad_bundle_is_watched_to_its_rollback(fleet: Served) -> None:
     fleet.lab.failed(release, rollout, DEVICES, "refused", "trial_golden_failed")
     ended = fleet.run("rollout", "watch", rollout, "--every", "0.05", "--json")
     assert ended.exit_code == 3, ended.output
-    found = json.loads(ended.stdout)
+    found = lines(ended)[-1]
     assert found["state"] == "rolled_back"
     assert found["final"] is True
     assert {device["standing"] for device in found["failed_devices"]} == {"refused"}
@@ -85,7 +101,8 @@ def test_start_and_watch_in_one(fleet: Served) -> None:
     fleet.lab.failed(release, "r1", DEVICES, "reverted", "error_rate")  # what will be reported
     done = fleet.run("rollout", "start", release.path, *QUICK, "--watch")
     assert done.exit_code == 3, done.output
-    assert f"r1: {release.path} started at 50 %" in done.stdout
+    assert f"r1: {release.path} started at 50 %" in done.stderr
+    assert lines(done)[-1]["state"] == "rolled_back"
 
 
 def test_an_operator_pauses_resumes_aborts_and_takes_back(fleet: Served, until: Until) -> None:

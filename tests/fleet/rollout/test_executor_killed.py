@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, select
 
 import fleet.repository.repository
 from agent.trust import BundleRelease
 from fleet.errors import ConflictError
 from fleet.rollout.states import Event, State
 from fleet.store.engine import Store, open_store
+from fleet.store.tables import outbox
 from tests.fleet.rollout.fleet_rows import Lab, asked
 
 DEVICES = tuple(f"cam-{number}" for number in range(12))
@@ -202,7 +203,15 @@ async def end_of(lab: MortalLab) -> dict[str, Any]:
         ]
         for one in rollouts
     }
+    with lab.store.read() as connection:
+        told = connection.execute(
+            select(outbox.c.rollout_id, outbox.c.type)
+            .where(outbox.c.type != "rollout.held")
+            .order_by(outbox.c.id)
+        )
+        told_of = [tuple(row) for row in told]
     return {
+        "told": told_of,  # one event a decision, in order
         "states": [(one.id, str(one.state), one.stage) for one in rollouts],
         "trails": trails,
         "directives": [
