@@ -26,7 +26,15 @@ import onnxruntime
 
 from benchmarks.load import Measured, measure
 from benchmarks.serving_models import Workload, make_workloads
-from benchmarks.serving_report import Cell, Results, ServerFacts, goals, markdown, publish
+from benchmarks.serving_report import (
+    Cell,
+    Results,
+    ServerFacts,
+    goals,
+    markdown,
+    publish,
+    readme,
+)
 from benchmarks.serving_servers import KINDS, Running, Unavailable, prepare, start
 from benchmarks.svg import throughput_chart
 
@@ -218,7 +226,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a chart (SVG)")
     parser.add_argument(
-        "--publish", action="store_true", help="write benchmarks/results.md and serving.svg"
+        "--publish",
+        action="store_true",
+        help="write benchmarks/results.md, serving.svg and the README's table",
     )
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument(
@@ -237,6 +247,7 @@ def main() -> None:
         plot.write_text(throughput_chart(results), encoding="utf-8")
     if options.publish:
         publish(HERE / "results.md", markdown(results, plot_name="serving.svg"))
+        publish(HERE.parent / "README.md", readme(results))
     if options.json:
         shown: dict[str, Any] = {
             **asdict(results),

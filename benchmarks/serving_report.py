@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Cell", "Goal", "Results", "ServerFacts", "goals", "markdown", "publish"]
+__all__ = ["Cell", "Goal", "Results", "ServerFacts", "goals", "markdown", "publish", "readme"]
 
 NAMES: Final = {
     "muster": "Muster",
@@ -200,6 +200,48 @@ def markdown(results: Results, plot_name: str = "") -> str:
         parts += [f"- {where}: {reason}" for where, reason in results.left_out.items()]
         parts += [""]
     return "\n".join(parts)
+
+
+README_ROWS: Final = (
+    ("Muster", "muster", "gRPC"),
+    ("MLServer", "mlserver", "gRPC"),
+    ("Muster", "muster", "REST binary"),
+    ("Muster", "muster", "REST JSON"),
+    ("MLServer", "mlserver", "REST JSON"),
+    ("MLflow", "mlflow", "REST JSON"),
+    ("`session.run`", "direct", "session.run"),
+)
+
+
+def readme(results: Results) -> str:
+    """The short form for the README: requests a second with eight clients, p50 with one."""
+    sizes = [size for _, size, _ in results.models]
+    head = " | ".join(f"{size}, 8 clients | p50, 1 client" for size in sizes)
+    lines = [
+        "Requests a second with 8 clients and median latency with one, servers side by side on the same two cores as "
+        "the load; goals and the whole table in [benchmarks/results.md](benchmarks/results.md), made by "
+        "`python -m benchmarks.serving --publish`:",
+        "",
+        f"| | | {head} | idle memory |",
+        "|---|---|" + "---|---|" * len(sizes) + "---|",
+    ]
+    for name, server, way in README_ROWS:
+        most = 2 if server == "direct" else 8  # threads of the direct run
+        fields = []
+        for model, _, _ in results.models:
+            busy = results.cell(server, way, model, most)
+            alone = results.cell(server, way, model, 1)
+            fields.append("–" if busy is None else f"{busy.per_s:,.0f}")
+            fields.append("–" if alone is None else f"{alone.p50_ms:.2f} ms")
+        fact = results.fact(server, results.models[0][0])
+        memory = "–" if fact is None else f"{fact.idle_pss_mb:.0f} MB"
+        shown = "on two threads, one" if server == "direct" else way
+        lines.append(f"| {name} | {shown} | {' | '.join(fields)} | {memory} |")
+    models = "; ".join(f"{size}: {what}" for _, size, what in results.models)
+    lines += ["", f"{models}. Measured on {results.machine}."]
+    return "\n".join(
+        [*lines, "", "![requests a second, by server and model](benchmarks/serving.svg)"]
+    )
 
 
 def _model_table(results: Results, model: str, title: str) -> list[str]:
