@@ -37,7 +37,6 @@ __all__ = ["main", "measure"]
 SIZES: Final = (100, 1000, 10_000, 100_000, 1_000_000)
 TEMPLATES: Final = 100  # devices whose rows are copied
 MOST_CANARIES: Final = 1000  # devices of the first stage; a tenth of smaller fleets
-BATCH: Final = 2000  # reports in one transaction, as the fleet manager has them
 MINUTES: Final = 3  # until the first look
 _COPIED: Final = {"devices": "id", "device_models": "device_id", "baseline_hours": "device_id"}
 """Tables with rows for each device, and where its id is."""
@@ -146,8 +145,7 @@ def _copy(connection: Connection, table: str, column: str, size: int) -> None:
 def _minute(fleet: EvidenceFleet, compared: Sequence[str]) -> None:
     """The devices that are compared report; the others were heard and have counts like one of them."""
     fleet.now_s += 60
-    for start in range(0, len(compared), BATCH):
-        fleet.report(compared[start : start + BATCH])
+    fleet.report(compared)
     with fleet.store.begin() as connection:
         connection.execute(text("UPDATE devices SET last_seen_s = :now"), {"now": fleet.now_s})
         connection.execute(

@@ -6,7 +6,7 @@ where a rollout names devices by their id is each one asked about.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -17,14 +17,14 @@ from fleet.rollout.fitness import is_meant
 from fleet.rollout.record import Rollout
 from fleet.store.tables import devices
 
-__all__ = ["Member", "members_of"]
+__all__ = ["Member", "everyone", "members_of"]
 
-_PAGE: Final = 5000  # rows fetched at once
+_PAGE: Final = 500  # rows at once: fewer than the interpreter waits for before it looks for garbage
 _ID: Final = "id"  # the label that every device has of its own
 
 
 class Member(NamedTuple):
-    """A device that a rollout is for, the stratum it is compared in, and when it was last heard from."""
+    """A device that a rollout is for, when it was last heard from, and the stratum it is compared in."""
 
     device_id: str
     last_seen_s: float
@@ -33,16 +33,28 @@ class Member(NamedTuple):
 
 def members_of(
     connection: Connection, rollout: Rollout, release: BundleRelease | None
-) -> tuple[list[Member], list[str]]:
-    """The devices a rollout is for, and the ids of all others; both by id.
+) -> list[Member]:
+    """The devices a rollout is for, by id."""
+    found = [
+        Member(device_id, seen_s, stratum)
+        for device_id, seen_s, stratum in everyone(connection, rollout, release)
+        if stratum is not None
+    ]
+    found.sort()
+    return found
 
-    It is for those that are of the bundle's class and hardware, have the labels asked for and none
-    of those left out, and are of no stratum that was stopped.
+
+def everyone(
+    connection: Connection, rollout: Rollout, release: BundleRelease | None
+) -> Iterator[tuple[str, float, str | None]]:
+    """Id, time of the last sign of life and stratum of every device, in no order.
+
+    The stratum is None where the rollout is not for the device. It is for those that are of the
+    bundle's class and hardware, have the labels asked for and none of those left out, and are of no
+    stratum that was stopped.
     """
     stratum = _judge(rollout, release)
     by_id = any(label == _ID for label, _ in (*rollout.spec.selector, *rollout.spec.exclude))
-    found: list[Member] = []
-    others: list[str] = []
     columns = devices.c
     query = select(
         columns.id,
@@ -55,14 +67,7 @@ def members_of(
     for page in connection.execute(query).partitions(_PAGE):
         for device_id, seen_s, device_class, hardware, labels, provider in page:
             asked = device_id if by_id else ""
-            name = stratum(asked, device_class, hardware, labels, provider)
-            if name is None:
-                others.append(device_id)
-            else:
-                found.append(Member(device_id, seen_s, name))
-    found.sort()
-    others.sort()
-    return found, others
+            yield device_id, seen_s, stratum(asked, device_class, hardware, labels, provider)
 
 
 def _judge(

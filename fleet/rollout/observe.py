@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from agent.trust import BundleRelease, slots_of
 from fleet.rollout.looks import read_evidence
-from fleet.rollout.members import Member, members_of
+from fleet.rollout.members import Member, everyone
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot
 from fleet.rollout.spec import ALL_BP
@@ -54,20 +54,27 @@ def read_snapshot(
     limit_bp = ALL_BP if release is None else release.limit_bp(now_s)
     share_bp = min(cohort_bp(rollout), limit_bp)
     slot = slots_of(rollout.manifest_sha256)
-    members, others = members_of(connection, rollout, release)
     cohort: list[Member] = []
-    control: list[Member] = []
-    for device in members:
-        (cohort if slot(device.device_id) < share_bp else control).append(device)
+    control_seen_s: list[float] = []
+    others: list[str] = []
+    for device_id, seen_s, stratum in everyone(connection, rollout, release):
+        if stratum is None:
+            others.append(device_id)
+        elif slot(device_id) < share_bp:
+            cohort.append(Member(device_id, seen_s, stratum))
+        else:
+            control_seen_s.append(seen_s)
+    cohort.sort()
+    others += (device.device_id for device in cohort)
     ring = ring_of(connection, rollout)
     ring_id = None if ring is None else ring.id
     return Snapshot(
         rollout=rollout,
         cohort=_cohort(connection, rollout, cohort, ring_id),
         control=ControlArm(
-            len(control),
-            *_heard(rollout, control, now_s, listening_since_s),
-            _served_by_control(connection, ring_id, [*(one.device_id for one in cohort), *others]),
+            len(control_seen_s),
+            *_heard(rollout, control_seen_s, now_s, listening_since_s),
+            _served_by_control(connection, ring_id, others),
         ),
         now_s=now_s,
         listening_since_s=listening_since_s,
@@ -135,13 +142,14 @@ def _served(connection: Connection, ring_id: int | None) -> dict[str, Served]:
 
 
 def _heard(
-    rollout: Rollout, control: Sequence[Member], now_s: float, listening_since_s: float
+    rollout: Rollout, seen_s: Sequence[float], now_s: float, listening_since_s: float
 ) -> tuple[int, int]:
     """How many were heard from when the stage began or since, and how many of those are silent now."""
     silence_s = rollout.spec.guards.silence_s
     since_s = rollout.stage_started_s - silence_s
-    seen_s = [device.last_seen_s for device in control if device.last_seen_s >= since_s]
-    return len(seen_s), sum(now_s - max(at_s, listening_since_s) > silence_s for at_s in seen_s)
+    active_s = [at_s for at_s in seen_s if at_s >= since_s]
+    silent = sum(now_s - max(at_s, listening_since_s) > silence_s for at_s in active_s)
+    return len(active_s), silent
 
 
 def _served_by_control(

@@ -69,7 +69,7 @@ def prepare_ring(
     """
     if ring_of(connection, rollout) is not None:
         return None
-    matching, _ = members_of(connection, rollout, release)
+    matching = members_of(connection, rollout, release)
     ids = [device.device_id for device in matching]
     history = history_of(connection, rollout, ids, now_s)
     attempt = _attempts(connection, rollout)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert
 
 from agent.trust import BundleRelease, DeviceFacts, excluded, selects, stratum_of
-from fleet.rollout.members import Member, members_of
+from fleet.rollout.members import Member, everyone, members_of
 from fleet.rollout.observe import read_snapshot
 from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
@@ -106,9 +106,10 @@ def test_it_comes_out_as_if_each_device_had_been_asked(
             for number, (one, row) in enumerate(known.items())
         ]
         connection.execute(insert(devices), seen)
-        found, others = members_of(connection, rollout, release)
+        found = members_of(connection, rollout, release)
+        asked = [one for one, *_ in everyone(connection, rollout, release)]
         connection.rollback()
-    assert sorted([*others, *(one.device_id for one in found)]) == list(known)
+    assert sorted(asked) == list(known)
     facts = [facts_of(one, row) for one, row in known.items()]
     assert found == [
         Member(one.device_id, float(number), stratum_of(one))
