@@ -49,6 +49,13 @@ def test_the_table_has_a_row_for_each_size():
     ]
 
 
+def test_what_grows_is_told_by_the_largest_fleet():
+    text = markdown(RUN)
+    assert "a tick costs 1.5 µs a device in the largest fleet" in text
+    assert "30.0 µs. A look itself" in text
+    assert "takes 10 ms, 0 ms:" in text
+
+
 def test_the_plot_has_a_line_for_each_cost_and_is_no_higher_where_nothing_grew():
     root = ElementTree.fromstring(plot(RUN))
     lines = [one.get("points").split() for one in root.iter("{http://www.w3.org/2000/svg}polyline")]

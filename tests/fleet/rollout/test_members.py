@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from agent.trust import BundleRelease, DeviceFacts, excluded, selects, stratum_of
 from fleet.rollout.members import Member, everyone, members_of
@@ -124,13 +124,15 @@ def test_the_others_together_are_those_outside_the_cohort(template, tmp_path):
     with fleet.store.begin() as connection:
         begin_ring(connection, rollout, None, fleet.now_s)
     cohort = set(fleet.cohort())
-    others = [one for one in fleet.ids if one not in cohort]
+    *others, left = (one for one in fleet.ids if one not in cohort)
     fleet.now_s += 60
     fleet.report(
         fleet.ids, failures=2, over_objective=3, output_violations=4
     )  # all still serve the old
     fleet.now_s += 60
     fleet.report(others[:1], failures=5)
+    with fleet.store.begin() as connection:  # it has served, and is of another class now
+        connection.execute(update(devices).where(devices.c.id == left).values(device_class="pump"))
     with fleet.store.read() as connection:
         control = read_snapshot(connection, rollout, None, fleet.now_s, START_S).control
     fleet.store.close()
