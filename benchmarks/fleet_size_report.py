@@ -99,9 +99,8 @@ def _grows(run: Run) -> str:
         f"{1e6 * largest.tick_s / largest.devices:.1f} µs a device in the largest fleet, and "
         "opening the first ring, which reads a day of every device's past once a rollout, "
         f"{1e6 * largest.open_s / largest.devices:.1f} µs. A look itself (a tick with a later look, "
-        f"less one with nothing new) takes {looks}: at most twenty times as many others as canary "
-        "devices, and never fewer than 2,000 devices together, are compared, so it stops growing "
-        "where the stage does."
+        f"less one with nothing new) takes {looks}: no more devices are compared than twenty times "
+        "those of the stage, or 2,000 if that is more, so it stops growing where the stage does."
     )
 
 

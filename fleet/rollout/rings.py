@@ -43,7 +43,7 @@ class PreparedRing:
     attempt: int
     body: bytes
     hashes: Mapping[str, str]
-    history: History
+    history: bytes  # as stored: making these bytes of a large fleet takes a while
     taken_s: float
 
 
@@ -80,7 +80,7 @@ def prepare_ring(
     parts = hashes(frozen.ring, Counts())
     del parts["counts"]
     parts["body"] = hashlib.sha256(body).hexdigest()
-    return PreparedRing(rollout, attempt, body, parts, history, now_s)
+    return PreparedRing(rollout, attempt, body, parts, history.to_bytes(), now_s)
 
 
 def store_ring(connection: Connection, prepared: PreparedRing) -> None:
