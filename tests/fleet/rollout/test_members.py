@@ -118,6 +118,20 @@ def test_it_comes_out_as_if_each_device_had_been_asked(
     ]
 
 
+@pytest.mark.parametrize(
+    ("selector", "exclude", "expected"),
+    [({"id": "b"}, {}, ["b"]), ({}, {"id": "b"}, ["a", "c"])],
+    ids=("selected", "left out"),
+)
+def test_devices_that_say_the_same_may_be_named_by_their_id(store, selector, exclude, expected):
+    with store.engine.connect() as connection:  # never committed
+        same = {"device_class": "cam", "labels": {}, "first_seen_s": 0.0, "last_seen_s": 0.0}
+        connection.execute(insert(devices), [{"id": one, **same} for one in "abc"])
+        found = members_of(connection, rollout_of(selector, exclude, ()), None)
+        connection.rollback()
+    assert [one.device_id for one in found] == expected
+
+
 def test_the_others_together_are_those_outside_the_cohort(template, tmp_path):
     fleet = EvidenceFleet(store_like(template, tmp_path), size=30)
     rollout = fleet.start(5000, 10_000)
