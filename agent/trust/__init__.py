@@ -7,7 +7,7 @@ a verified state), :mod:`agent.trust.manifest` (a manifest against its release),
 :mod:`agent.trust.pack` (the retained message).
 """
 
-from agent.trust.cohort import in_cohort, slot_of
+from agent.trust.cohort import in_cohort, slot_of, slots_of
 from agent.trust.decide import decide
 from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Tries, Verb
 from agent.trust.directive import Directive
@@ -48,5 +48,6 @@ __all__ = [
     "selects",
     "share_now_bp",
     "slot_of",
+    "slots_of",
     "stratum_of",
 ]

@@ -10,9 +10,10 @@ Rules kept here:
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Final
 
-__all__ = ["SLOTS", "in_cohort", "slot_of"]
+__all__ = ["SLOTS", "in_cohort", "slot_of", "slots_of"]
 
 SLOTS: Final = 10_000
 """Number of places; one place is one basis point."""
@@ -36,11 +37,26 @@ def slot_of(manifest_sha256: str, device_id: str) -> int:
     Raises:
         ValueError: the digest is not 64 hexadecimal digits.
     """
+    return slots_of(manifest_sha256)(device_id)
+
+
+def slots_of(manifest_sha256: str) -> Callable[[str], int]:
+    """``slot_of`` of one bundle, for many devices: the digest is read once.
+
+    Raises:
+        ValueError: the digest is not 64 hexadecimal digits.
+    """
     salt = bytes.fromhex(manifest_sha256)
-    if len(salt) != hashlib.sha256().digest_size:
+    begun = hashlib.sha256(_DOMAIN + salt)
+    if len(salt) != begun.digest_size:
         raise ValueError(f"manifest digest {manifest_sha256!r} is not 64 hexadecimal digits")
-    digest = hashlib.sha256(_DOMAIN + salt + device_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % SLOTS
+
+    def slot(device_id: str) -> int:
+        digest = begun.copy()
+        digest.update(device_id.encode())
+        return int.from_bytes(digest.digest()[:8], "big") % SLOTS
+
+    return slot
 
 
 def in_cohort(manifest_sha256: str, device_id: str, percent_bp: int) -> bool:

@@ -6,13 +6,14 @@ per device, so that no baseline ever needs the windows themselves; only what ans
 (shadows and arms of a comparison are no one's past).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Text, cast, delete, select
 
 from fleet.rollout.gate.metrics import METRICS, Kind, metric_of
 from fleet.rollout.gate.ring import Counts, FloatArray
@@ -45,6 +46,8 @@ _HOUR_S: Final = 3600.0
 _WIDTH: Final = len(COUNTED) + 2 * len(LEVELS) + 1
 """Sums of counts; of each level value times seconds, and seconds; the seconds of all windows."""
 _PAGE: Final = 500  # devices of one query
+_FETCHED: Final = 5000  # rows at once
+_NOTHING: Final = "{}"  # as stored: most devices have no labels or no counters to add
 
 
 @dataclass(slots=True)
@@ -134,16 +137,22 @@ def past_of(connection: Connection, model: str, device_ids: Sequence[str], now_s
     outputs: tuple[dict[str, int], ...] = tuple({} for _ in device_ids)
     counters: tuple[dict[str, int], ...] = tuple({} for _ in device_ids)
     columns = baseline_hours.c
-    query = select(columns.device_id, columns.sums, columns.outputs, columns.counters).where(
-        columns.model == model, columns.hour >= int(now_s // _HOUR_S) - BASELINE_HOURS
-    )
-    for device_id, body, given, named in connection.execute(query):
-        number = place.get(device_id)
-        if number is None:
-            continue
-        sums[number] += np.frombuffer(body, dtype="<f8")
-        _add(outputs[number], given, MAX_OUTPUTS)
-        _add(counters[number], named, MAX_COUNTERS)
+    query = select(
+        columns.device_id,
+        columns.sums,
+        cast(columns.outputs, Text),
+        cast(columns.counters, Text),
+    ).where(columns.model == model, columns.hour >= int(now_s // _HOUR_S) - BASELINE_HOURS)
+    for page in connection.execute(query).partitions(_FETCHED):
+        for device_id, body, given, named in page:
+            number = place.get(device_id)
+            if number is None:
+                continue
+            sums[number] += np.frombuffer(body, dtype="<f8")
+            if given != _NOTHING:
+                _add(outputs[number], json.loads(given), MAX_OUTPUTS)
+            if named != _NOTHING:
+                _add(counters[number], json.loads(named), MAX_COUNTERS)
     return Past(tuple(device_ids), sums, outputs, counters)
 
 

@@ -114,9 +114,9 @@ def history_of(
     return History(past.device_ids, past.counts(names), past.seconds, labels, outputs)
 
 
-def keep_history(connection: Connection, rollout: Rollout, history: History, now_s: float) -> None:
-    """Store the history of a rollout, unless one is stored."""
-    row = {"rollout_id": rollout.id, "taken_s": now_s, "body": history.to_bytes()}
+def keep_history(connection: Connection, rollout: Rollout, body: bytes, now_s: float) -> None:
+    """Store the history of a rollout (``History.to_bytes``), unless one is stored."""
+    row = {"rollout_id": rollout.id, "taken_s": now_s, "body": body}
     added = insert(connection, histories).values(**row)
     key = [histories.c.rollout_id]
     connection.execute(added.on_conflict_do_nothing(index_elements=key))

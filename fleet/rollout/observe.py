@@ -5,75 +5,24 @@ a device is in is decided by the functions the devices themselves use; a stratum
 in neither arm, since its devices go back as they were told.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Text, cast, func, select
+from sqlalchemy import Connection, func, select
 
-from agent.trust import BundleRelease, DeviceFacts, selects, slot_of, stratum_of
+from agent.trust import BundleRelease, slots_of
 from fleet.rollout.check_answers import read_answers
-from fleet.rollout.fitness import is_meant
 from fleet.rollout.looks import read_evidence
+from fleet.rollout.members import Member, everyone
 from fleet.rollout.record import Rollout
-from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot, total
-from fleet.rollout.spec import ALL_BP, bundle_class
+from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot
+from fleet.rollout.spec import ALL_BP
 from fleet.rollout.stored_rings import cohort_bp, ring_of
 from fleet.store.tables import deployments, device_models, devices, served
 
-__all__ = [
-    "KnownDevice",
-    "known_devices",
-    "newest_report_s",
-    "pool_of",
-    "read_snapshot",
-    "steps_of",
-    "takes_part",
-]
+__all__ = ["newest_report_s", "read_snapshot", "steps_of"]
 
-
-_LABELS_KEPT: Final = 50_000  # different ones
-
-
-@dataclass(frozen=True, slots=True)
-class KnownDevice:
-    """A device of the fleet: what it says it is, and when it was last heard from."""
-
-    facts: DeviceFacts
-    last_seen_s: float
-
-
-def known_devices(connection: Connection) -> list[KnownDevice]:
-    """Every device, ordered by id."""
-    rows = connection.execute(
-        select(
-            devices.c.id,
-            devices.c.device_class,
-            devices.c.hardware,
-            cast(devices.c.labels, Text),
-            devices.c.agent_version,
-            devices.c.onnxruntime_version,
-            devices.c.execution_provider,
-            func.coalesce(devices.c.utc_offset_minutes, 0),
-            devices.c.last_seen_s,
-        ).order_by(devices.c.id)
-    )
-    return [
-        KnownDevice(DeviceFacts(one, kind, arch, _labels(labels), *versions), seen_s)
-        for one, kind, arch, labels, *versions, seen_s in rows
-    ]
-
-
-@lru_cache(maxsize=_LABELS_KEPT)
-def _labels(text: str) -> Mapping[str, str]:
-    """Labels as they are stored; every tick reads those of every device, and few differ.
-
-    Devices with the same labels share them: nobody may change them.
-    """
-    labels: dict[str, str] = json.loads(text)
-    return labels
+_PAGE: Final = 5000  # devices of one query
 
 
 def newest_report_s(connection: Connection) -> float:
@@ -95,24 +44,6 @@ def steps_of(
     return [dict(row._mapping) for row in connection.execute(query)]
 
 
-def pool_of(
-    known: Sequence[KnownDevice],
-    bundle: str,
-    selector: tuple[tuple[str, str], ...],
-    release: BundleRelease | None,
-) -> list[KnownDevice]:
-    """The devices a rollout is for: of the bundle's class and hardware, with the labels asked for."""
-    device_class = bundle_class(bundle)
-    hardware = release.hardware if release is not None else ()
-    return [
-        device
-        for device in known
-        if device.facts.device_class == device_class
-        and (not hardware or device.facts.hardware in hardware)
-        and selects(selector, device.facts)
-    ]
-
-
 def read_snapshot(
     connection: Connection,
     rollout: Rollout,
@@ -123,19 +54,29 @@ def read_snapshot(
     """Everything a decision about ``rollout`` looks at, in one consistent view of the database."""
     limit_bp = ALL_BP if release is None else release.limit_bp(now_s)
     share_bp = min(cohort_bp(rollout), limit_bp)
-    known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
-    pool = [device for device in known if takes_part(rollout, device.facts)]
-    cohort: list[KnownDevice] = []
-    control: list[KnownDevice] = []
-    for device in pool:
-        slot = slot_of(rollout.manifest_sha256, device.facts.device_id)
-        (cohort if slot < share_bp else control).append(device)
+    slot = slots_of(rollout.manifest_sha256)
+    cohort: list[Member] = []
+    control_seen_s: list[float] = []
+    others: list[str] = []
+    for device_id, seen_s, stratum in everyone(connection, rollout, release):
+        if stratum is None:
+            others.append(device_id)
+        elif slot(device_id) < share_bp:
+            cohort.append(Member(device_id, seen_s, stratum))
+        else:
+            control_seen_s.append(seen_s)
+    cohort.sort()
+    others += (device.device_id for device in cohort)
     ring = ring_of(connection, rollout)
     ring_id = None if ring is None else ring.id
     return Snapshot(
         rollout=rollout,
         cohort=_cohort(connection, rollout, cohort, ring_id),
-        control=_control(connection, rollout, control, ring_id, (now_s, listening_since_s)),
+        control=ControlArm(
+            len(control_seen_s),
+            *_heard(rollout, control_seen_s, now_s, listening_since_s),
+            _served_by_control(connection, ring_id, others),
+        ),
         now_s=now_s,
         listening_since_s=listening_since_s,
         limit_bp=limit_bp,
@@ -145,13 +86,8 @@ def read_snapshot(
     )
 
 
-def takes_part(rollout: Rollout, facts: DeviceFacts) -> bool:
-    """Whether the device is not left out, and its stratum has not been stopped."""
-    return is_meant(rollout.spec, facts) and stratum_of(facts) not in rollout.stopped
-
-
 def _cohort(
-    connection: Connection, rollout: Rollout, cohort: Sequence[KnownDevice], ring_id: int | None
+    connection: Connection, rollout: Rollout, cohort: Sequence[Member], ring_id: int | None
 ) -> tuple[DeviceView, ...]:
     steps = {
         row.device_id: row
@@ -167,14 +103,14 @@ def _cohort(
             )
         )
     )
-    ours = _served(connection, ring_id, ours=True)
+    ours = _served(connection, ring_id)
     return tuple(_view(device, steps, serving, ours) for device in cohort)
 
 
 def _view(
-    device: KnownDevice, steps: Mapping[str, Any], serving: set[str], served: Mapping[str, Served]
+    device: Member, steps: Mapping[str, Any], serving: set[str], served: Mapping[str, Served]
 ) -> DeviceView:
-    device_id = device.facts.device_id
+    device_id = device.device_id
     step = steps.get(device_id)
     part = served.get(device_id, Served())
     heard_s = max(device.last_seen_s, part.last_window_s or 0.0)
@@ -193,25 +129,8 @@ def _view(
     )
 
 
-def _control(
-    connection: Connection,
-    rollout: Rollout,
-    control: Sequence[KnownDevice],
-    ring_id: int | None,
-    times_s: tuple[float, float],
-) -> ControlArm:
-    now_s, listening_since_s = times_s
-    silence_s = rollout.spec.guards.silence_s
-    active_since_s = rollout.stage_started_s - silence_s
-    active = [device for device in control if device.last_seen_s >= active_since_s]
-    silent = [d for d in active if now_s - max(d.last_seen_s, listening_since_s) > silence_s]
-    theirs = _served(connection, ring_id, ours=False)
-    parts = [theirs[d.facts.device_id] for d in control if d.facts.device_id in theirs]
-    return ControlArm(len(control), len(active), len(silent), total(parts)[0])
-
-
-def _served(connection: Connection, ring_id: int | None, *, ours: bool) -> dict[str, Served]:
-    """What each device has served since the stage began; nothing before its ring has."""
+def _served(connection: Connection, ring_id: int | None) -> dict[str, Served]:
+    """What each device has served with the rollout's bundle since the stage began."""
     columns = served.c
     query = select(
         columns.device_id,
@@ -220,8 +139,44 @@ def _served(connection: Connection, ring_id: int | None, *, ours: bool) -> dict[
         columns.over_objective,
         columns.output_violations,
         columns.last_window_s,
-    ).where(columns.ring_id == ring_id, columns.ours == ours)
-    return {row[0]: Served(*row[1:]) for row in connection.execute(query)}
+    ).where(columns.ring_id == ring_id, columns.ours)
+    return {row[0]: Served(*row[1:]) for row in connection.execute(query).all()}
+
+
+def _heard(
+    rollout: Rollout, seen_s: Sequence[float], now_s: float, listening_since_s: float
+) -> tuple[int, int]:
+    """How many were heard from when the stage began or since, and how many of those are silent now."""
+    silence_s = rollout.spec.guards.silence_s
+    since_s = rollout.stage_started_s - silence_s
+    active_s = [at_s for at_s in seen_s if at_s >= since_s]
+    silent = sum(now_s - max(at_s, listening_since_s) > silence_s for at_s in active_s)
+    return len(active_s), silent
+
+
+def _served_by_control(
+    connection: Connection, ring_id: int | None, others: Sequence[str]
+) -> Served:
+    """What everybody but ``others`` has served together with the bundle that was there before.
+
+    The database adds up: control is most of a fleet, and nobody asks for its devices one by one.
+    """
+    columns = served.c
+    counts = (
+        columns.requests,
+        columns.failures,
+        columns.over_objective,
+        columns.output_violations,
+    )
+    query = select(*(func.coalesce(func.sum(count), 0) for count in counts)).where(
+        columns.ring_id == ring_id, ~columns.ours
+    )
+    sums = [int(value) for value in connection.execute(query).one()]
+    for start in range(0, len(others), _PAGE):
+        page = others[start : start + _PAGE]
+        theirs = connection.execute(query.where(columns.device_id.in_(page))).one()
+        sums = [had - int(less) for had, less in zip(sums, theirs, strict=True)]
+    return Served(*sums)
 
 
 def _next_limit(

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
 
-from agent.trust import BundleRelease, slot_of, stratum_of
+from agent.trust import BundleRelease, slots_of
 from fleet.rollout.counting import add_exposure, add_served
 from fleet.rollout.frozen import ARM_ROLES, Expected, FrozenRing, expected_effects, held_metrics
 from fleet.rollout.gate.evidence import hashes
 from fleet.rollout.gate.opening import Pool, RingPlan, open_ring
 from fleet.rollout.gate.ring import Counts
 from fleet.rollout.history import History, failure_budgets, history_of, keep_history
-from fleet.rollout.observe import KnownDevice, known_devices, pool_of, takes_part
+from fleet.rollout.members import Member, members_of
 from fleet.rollout.record import Rollout
 from fleet.rollout.spec import ALL_BP
 from fleet.rollout.stored_rings import OpenRing, StoredRing, cohort_bp, open_rings, ring_of
@@ -43,7 +43,7 @@ class PreparedRing:
     attempt: int
     body: bytes
     hashes: Mapping[str, str]
-    history: History
+    history: bytes  # as stored: making these bytes of a large fleet takes a while
     taken_s: float
 
 
@@ -69,9 +69,8 @@ def prepare_ring(
     """
     if ring_of(connection, rollout) is not None:
         return None
-    known = pool_of(known_devices(connection), rollout.bundle, rollout.spec.selector, release)
-    matching = [device for device in known if takes_part(rollout, device.facts)]
-    ids = [device.facts.device_id for device in matching]
+    matching = members_of(connection, rollout, release)
+    ids = [device.device_id for device in matching]
     history = history_of(connection, rollout, ids, now_s)
     attempt = _attempts(connection, rollout)
     alpha = rollout.spec.guards.alpha * _share_left(connection, rollout, attempt)
@@ -81,7 +80,7 @@ def prepare_ring(
     parts = hashes(frozen.ring, Counts())
     del parts["counts"]
     parts["body"] = hashlib.sha256(body).hexdigest()
-    return PreparedRing(rollout, attempt, body, parts, history, now_s)
+    return PreparedRing(rollout, attempt, body, parts, history.to_bytes(), now_s)
 
 
 def store_ring(connection: Connection, prepared: PreparedRing) -> None:
@@ -180,7 +179,7 @@ def _share_left(connection: Connection, rollout: Rollout, attempt: int) -> float
 
 
 def _pool(
-    connection: Connection, rollout: Rollout, matching: Sequence[KnownDevice], now_s: float
+    connection: Connection, rollout: Rollout, matching: Sequence[Member], now_s: float
 ) -> Pool:
     """Who is compared: heard from lately, and running what the others run, or this rollout's bundle.
 
@@ -194,15 +193,15 @@ def _pool(
     ids: list[str] = []
     strata: list[str] = []
     cohort: list[bool] = []
-    for device in matching:
-        device_id = device.facts.device_id
+    slot = slots_of(rollout.manifest_sha256)
+    for device_id, last_seen_s, stratum in matching:
         runs = running.get(device_id, "")
-        chosen = slot_of(rollout.manifest_sha256, device_id) < share_bp
+        chosen = slot(device_id) < share_bp
         fits = runs in (stable, rollout.manifest_sha256) if stable else True
-        if device.last_seen_s < seen_s or not fits or (paired and not chosen):
+        if last_seen_s < seen_s or not fits or (paired and not chosen):
             continue
         ids.append(device_id)
-        strata.append(stratum_of(device.facts))
+        strata.append(stratum)
         cohort.append(chosen)
     return Pool(ids, strata, cohort)
 
@@ -211,7 +210,7 @@ def _running(connection: Connection, rollout: Rollout) -> dict[str, str]:
     columns = device_models.c
     query = select(columns.device_id, columns.manifest_sha256)
     rows = connection.execute(query.where(columns.model == rollout.model))
-    return {row.device_id: row.manifest_sha256 for row in rows}
+    return {row[0]: row[1] for row in rows.all()}
 
 
 def _stable(connection: Connection, rollout: Rollout) -> str:
