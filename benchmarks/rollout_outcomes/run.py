@@ -26,6 +26,10 @@ from tests.support.fleet import Device, FleetHost
 
 __all__ = ["Outcome", "Setting", "ended", "guards_of", "run_cases"]
 
+_FIRST: Final = "1.0.0"
+_FIRST_PROBATION_S: Final = (
+    1.0  # a device takes one bundle after the other, and nobody looks at these
+)
 _MOST_NAMES: Final = 1_000_000
 _MOST_PAGES: Final = 100
 _IN_SCENARIO: Final = (
@@ -151,7 +155,7 @@ def _fleet(
     with ExitStack() as stack:
         stack.callback(host.stop)
         host.start()
-        first = _publish(host, folder, cases, setting, "1.0.0")
+        first = _publish(host, folder, cases, setting, _FIRST)
         second = _publish(host, folder, cases, setting, "2.0.0")
         simulator = Daemon(folder / "simulator.log")
         stack.callback(simulator.kill)
@@ -163,7 +167,7 @@ def _fleet(
         _bring_first(host, [one.path for one in first.values()], setting)
         models = [case.name for case in cases]
         for agent, model in product(agents, models):
-            agent.wait_serving(model, "1.0.0", setting.deadline_s)
+            agent.wait_serving(model, _FIRST, setting.deadline_s)
         traffic = Traffic([one.address for one in agents], models, setting.rate)
         stack.callback(traffic.stop)
         say(f"all serve 1.0.0; {setting.past_s:g} s of ordinary life")
@@ -177,12 +181,12 @@ def _publish(
     host: FleetHost, folder: Path, cases: Sequence[Case], setting: Setting, version: str
 ) -> dict[str, _Bundle]:
     found = {}
+    is_first = version == _FIRST
+    probation_s = _FIRST_PROBATION_S if is_first else setting.probation_s
     for case in cases:
-        faults = ORDINARY if version == "1.0.0" else case.faults
+        faults = ORDINARY if is_first else case.faults
         name = (case.name, version)
-        project = write_project(
-            folder / "projects", name, faults, OBJECTIVE_MS, setting.probation_s
-        )
+        project = write_project(folder / "projects", name, faults, OBJECTIVE_MS, probation_s)
         out = folder / "bundles" / project.name
         built = host.command("bundle", "build", str(project), "--out", str(out), "--json")
         said = host.command("bundle", "publish", str(out), "--json")
