@@ -50,7 +50,9 @@ def markdown(outcomes: Sequence[Outcome], setting: Setting) -> str:
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            *(f"- {one.case.name}: *{one.reason}*" for one in outcomes),
+            "The first thing that each decision said:",
+            "",
+            *(f"- {one.case.fault}: *{one.reason.partition('; ')[0]}*" for one in outcomes),
         ]
     )
 
