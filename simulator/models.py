@@ -150,7 +150,7 @@ class ScriptedServer:
         generation = self._state.generation
         await asyncio.sleep(behaviour.load_ms / 1000)
         if behaviour.crash_after_s == 0 and self._dies(behaviour, manifest_sha256):
-            self._die()
+            self._die(manifest_sha256)
         if self._state.generation != generation:
             raise DeviceError(
                 f"the model server died while loading {slot_path}: {self._state.last_exit}."
@@ -221,15 +221,17 @@ class ScriptedServer:
 
     def _die_of(self, digest: str) -> None:
         if digest in (*self.active(), *(it.manifest_sha256 for it in self._beside.values())):
-            self._die()
+            self._die(digest)
 
-    def _die(self) -> None:
+    def _die(self, digest: str) -> None:
+        """Of this bundle, as a real server says: no other that was on probation is to blame."""
         self._cancel_crash()
         self._loaded.clear()
         self._active.clear()
         self._beside.clear()
         self._past.clear()  # what a dead process had counted is lost
-        self._state = ServerState(True, self._state.generation + 1, None, "ended by SIGSEGV")
+        generation = self._state.generation + 1
+        self._state = ServerState(True, generation, None, "ended by SIGSEGV", (digest,))
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)

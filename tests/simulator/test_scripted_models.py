@@ -233,6 +233,7 @@ async def test_a_crash_after_the_swap_loses_what_was_loaded():
     async with asyncio.timeout(60):
         state = await server.wait_change(1)
     assert state.generation == 2
+    assert state.suspects == (digest,)
     assert server.active() == ()
     with pytest.raises(DeviceError):
         await server.activate("vad", digest)
