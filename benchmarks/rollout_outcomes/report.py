@@ -1,5 +1,6 @@
 """Outcomes as a table, for a terminal and for results.md. Pure but for ``publish``."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ __all__ = ["BEGIN", "END", "markdown", "publish", "terminal"]
 
 BEGIN: Final = "<!-- rollout outcomes: begin -->"
 END: Final = "<!-- rollout outcomes: end -->"
+_CLAUSE_ENDS: Final = re.compile(r"; (?![^()]*\))")  # not inside brackets
 
 
 def terminal(outcomes: Sequence[Outcome]) -> str:
@@ -44,6 +46,8 @@ def markdown(outcomes: Sequence[Outcome], setting: Setting) -> str:
             f"manager with its embedded broker,",
             f"{setting.devices} simulated devices and {setting.agents} real agents with traffic and feedback, all "
             f"rollouts of one fleet. Stages: {stages}.",
+            f"Simulated devices report every {setting.window_s:g} s, and every {setting.cohort_window_s:g} s "
+            "in a comparison (real ones would every 15 s).",
             "Minutes are those until the decision; exposed devices have answered requests with the bundle.",
             "",
             "| what is wrong with the bundle | outcome | by | minutes | devices exposed | audit |",
@@ -52,7 +56,7 @@ def markdown(outcomes: Sequence[Outcome], setting: Setting) -> str:
             "",
             "The first thing that each decision said:",
             "",
-            *(f"- {one.case.fault}: *{one.reason.partition('; ')[0]}*" for one in outcomes),
+            *(f"- {one.case.fault}: *{_CLAUSE_ENDS.split(one.reason)[0]}*" for one in outcomes),
         ]
     )
 

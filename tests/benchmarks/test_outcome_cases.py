@@ -83,7 +83,7 @@ GOOD, ERRORS = CASES[:2]
 RIGHT = Outcome(
     case=ERRORS,
     ended="rolled back",
-    reason="the canary devices have more failed requests",
+    reason="the canary devices have more failed requests (4 %; 2 % elsewhere); and so on",
     guards=("comparison",),
     minutes=2.5,
     exposed=103,
@@ -134,4 +134,5 @@ def test_a_published_section_replaces_the_one_before(tmp_path):
     assert text.endswith("\n\n## More\n")
     assert "| 2x errors (2 % to 4 %) | rolled back | comparison | 2.5 | 103 | equal |" in text
     assert "| none | rolled back (wrong) |" in text
+    assert "*the canary devices have more failed requests (4 %; 2 % elsewhere)*" in text
     assert terminal([wrong]).startswith("WRONG good")
