@@ -37,6 +37,7 @@ def test_a_good_bundle_is_promoted_and_broken_ones_go_back_for_the_right_reason(
     assert set(outcomes) == {"good", "dead", "crash"}
     for one in outcomes.values():
         assert one.is_right, (one.to_json(), told)
-    assert outcomes["good"].exposed == 31
-    assert 0 < outcomes["dead"].exposed < 31
-    assert 0 < outcomes["crash"].exposed < 31
+    # A promotion waits for four fifths; who of the others is done when it is looked at is chance.
+    assert outcomes["good"].exposed >= 0.8 * (SHORT.devices + SHORT.agents)
+    assert outcomes["dead"].exposed >= 1
+    assert outcomes["crash"].exposed >= 1
