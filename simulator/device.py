@@ -115,7 +115,6 @@ def machine_of(scenario: Scenario, device_id: str) -> Machine:
         label: one_of(values, devices.seed, device_id, "label", label)
         for label, values in devices.labels.items()
     }
-    providers = tuple(name.strip() for name in devices.providers.split(","))
     return Machine(
         device_id=device_id,
         device_class=devices.device_class,
@@ -126,7 +125,7 @@ def machine_of(scenario: Scenario, device_id: str) -> Machine:
         memory_bytes=MEMORY_BYTES,
         cpu_count=2,
         operating_system="simulated",
-        execution_provider=one_of(providers, devices.seed, device_id, "provider") or "cpu",
+        execution_provider=devices.provider(device_id),
     )
 
 

@@ -82,7 +82,7 @@ def known_keys(raw: Mapping[str, object], known: Sequence[str], where: str) -> N
 def _value(value: object, known: Field[Any], where: str) -> object:
     if known.name == "labels":
         return _labels(value, where)
-    if known.name == "kinds":
+    if known.name in ("kinds", "outputs"):
         return _shares(value, where)
     default = known.default
     if isinstance(default, bool):
@@ -130,7 +130,7 @@ def _labels(value: object, where: str) -> Mapping[str, tuple[str, ...]]:
 
 def _shares(value: object, where: str) -> Mapping[str, float]:
     if not isinstance(value, dict) or not value:
-        raise ScenarioError(f"{where} is not a table of shares: write {{ 'edge/cpu' = 1.0 }}.")
+        raise ScenarioError(f"{where} is not a table of shares: write {{ 'NAME' = 1.0 }}.")
     shares: dict[str, float] = {}
     for name, share in value.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:

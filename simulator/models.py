@@ -6,8 +6,9 @@ nothing between two looks; a server that died says so through the same port as a
 """
 
 import asyncio
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +24,7 @@ from simulator.scenario import ModelBehaviour, Scenario, behaviour_of
 __all__ = ["Script", "ScriptedServer", "ScriptedTrial"]
 
 MEBIBYTE: Final = 1024 * 1024
+_NOTHING: Final = 1e-9  # a share that is left over by rounding alone
 _REFUSALS: Final = {
     "crash": ("trial_crashed", "the trial was ended by SIGSEGV"),
     "golden": (
@@ -39,16 +41,17 @@ class Script:
 
     scenario: Scenario
     library: Library
-    _behaviours: dict[str, ModelBehaviour] = field(default_factory=dict)
+    _behaviours: dict[tuple[str, str], ModelBehaviour] = field(default_factory=dict)
 
-    def behaviour(self, manifest_sha256: str) -> ModelBehaviour:
-        """The behaviour of a bundle. Raises DeviceError when no device has it."""
-        known = self._behaviours.get(manifest_sha256)
+    def behaviour(self, manifest_sha256: str, device_id: str) -> ModelBehaviour:
+        """The behaviour of a bundle on a device. Raises DeviceError when no device has the bundle."""
+        provider = self.scenario.devices.provider(device_id)
+        known = self._behaviours.get((manifest_sha256, provider))
         if known is None:
             manifest = self.library.manifest(manifest_sha256)
-            known = self._behaviours[manifest_sha256] = behaviour_of(
-                self.scenario.models, manifest.model, manifest.version, manifest.device_class
-            )
+            bundle = (manifest.model, manifest.version, manifest.device_class)
+            known = behaviour_of(self.scenario.models, bundle, provider)
+            self._behaviours[manifest_sha256, provider] = known
         return known
 
     def happens(self, rate: float, device_id: str, manifest_sha256: str, what: str) -> bool:
@@ -57,7 +60,7 @@ class Script:
 
     def falls_silent(self, device_id: str, manifest_sha256: str) -> bool:
         """Whether this device reports nothing more once it has committed this bundle."""
-        behaviour = self.behaviour(manifest_sha256)
+        behaviour = self.behaviour(manifest_sha256, device_id)
         return behaviour.silent_after_commit and self.happens(
             behaviour.silent_rate, device_id, manifest_sha256, "silent"
         )
@@ -74,7 +77,7 @@ class ScriptedTrial:
 
     async def run(self, slot_path: str, manifest: Manifest) -> TrialResult:
         digest = digest_in(slot_path)
-        behaviour = self._script.behaviour(digest)
+        behaviour = self._script.behaviour(digest, self._device_id)
         await asyncio.sleep(behaviour.load_ms / 1000)
         measures = {
             "load_ms": behaviour.load_ms,
@@ -143,11 +146,11 @@ class ScriptedServer:
         return self._state
 
     async def load(self, slot_path: str, manifest_sha256: str) -> None:
-        behaviour = self._script.behaviour(manifest_sha256)
+        behaviour = self._script.behaviour(manifest_sha256, self._device_id)
         generation = self._state.generation
         await asyncio.sleep(behaviour.load_ms / 1000)
         if behaviour.crash_after_s == 0 and self._dies(behaviour, manifest_sha256):
-            self._die()
+            self._die(manifest_sha256)
         if self._state.generation != generation:
             raise DeviceError(
                 f"the model server died while loading {slot_path}: {self._state.last_exit}."
@@ -210,7 +213,7 @@ class ScriptedServer:
 
     def _begins(self, digest: str) -> None:
         """A version gets its first requests; some die of them."""
-        behaviour = self._script.behaviour(digest)
+        behaviour = self._script.behaviour(digest, self._device_id)
         if behaviour.crash_after_s > 0 and self._dies(behaviour, digest):
             self._cancel_crash()
             loop = asyncio.get_running_loop()
@@ -218,15 +221,17 @@ class ScriptedServer:
 
     def _die_of(self, digest: str) -> None:
         if digest in (*self.active(), *(it.manifest_sha256 for it in self._beside.values())):
-            self._die()
+            self._die(digest)
 
-    def _die(self) -> None:
+    def _die(self, digest: str) -> None:
+        """Of this bundle, as a real server says: no other that was on probation is to blame."""
         self._cancel_crash()
         self._loaded.clear()
         self._active.clear()
         self._beside.clear()
         self._past.clear()  # what a dead process had counted is lost
-        self._state = ServerState(True, self._state.generation + 1, None, "ended by SIGSEGV")
+        generation = self._state.generation + 1
+        self._state = ServerState(True, generation, None, "ended by SIGSEGV", (digest,))
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)
@@ -260,11 +265,13 @@ class ScriptedServer:
         rate = traffic.requests_per_s * counted.share
         requests = int(elapsed_s * rate * jitter + draw.random()) if counted.share else 0
         manifest = self._script.library.manifest(digest)
-        behaviour = self._script.behaviour(digest)
+        behaviour = self._script.behaviour(digest, self._device_id)
         objective_ms = manifest.objectives.latency_ms
         latency, over = latency_histogram(draw, requests, behaviour, objective_ms)
         failures = binomial(draw, requests, behaviour.error_rate)
-        compared = requests - failures if counted.role == "shadow" else 0
+        answered = requests - failures
+        compared = answered if counted.role == "shadow" else 0
+        told = binomial(draw, answered - compared, behaviour.feedback_share)
         return ServedWindow(
             model=model,
             version=manifest.version,
@@ -273,10 +280,25 @@ class ScriptedServer:
             requests=requests,
             failures=failures,
             over_objective=over,
-            output_violations=binomial(draw, requests - failures, behaviour.output_violation_rate),
-            non_finite=binomial(draw, requests - failures, behaviour.non_finite_rate),
+            output_violations=binomial(draw, answered, behaviour.output_violation_rate),
+            non_finite=binomial(draw, answered, behaviour.non_finite_rate),
             error_kinds={"scripted_failure": failures} if failures else {},
             latency=latency,
             shadow_compared=compared,
             shadow_disagreed=binomial(draw, compared, behaviour.disagreement_rate),
+            feedback_count=told,
+            feedback_correct=told - binomial(draw, told, behaviour.wrong_rate),
+            output_counts=_dealt(draw, answered, behaviour.outputs),
         )
+
+
+def _dealt(draw: random.Random, count: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """``count`` answers by label, each label with its share by chance; labels that got none are left out."""
+    dealt: dict[str, int] = {}
+    left, share_left = count, 1.0
+    for label, share in shares.items():
+        got = binomial(draw, left, min(1.0, share / share_left)) if share_left > _NOTHING else 0
+        left, share_left = left - got, share_left - share
+        if got:
+            dealt[label] = got
+    return dealt

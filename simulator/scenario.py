@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+from simulator.chance import one_of
 from simulator.errors import ScenarioError
 from simulator.fields import field_of, in_range, keys_of, known_keys, number, section, text
 from simulator.virtual.settings import Candidate, Incident, Population
@@ -76,6 +77,11 @@ class Devices:
         width = max(4, len(str(self.count)))
         return tuple(f"{self.prefix}{number:0{width}}" for number in range(1, self.count + 1))
 
+    def provider(self, device_id: str) -> str:
+        """The execution provider that this device has."""
+        names = tuple(name.strip() for name in self.providers.split(","))
+        return one_of(names, self.seed, device_id, "provider") or "cpu"
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -132,12 +138,19 @@ class ModelBehaviour:
     model: str = text("*", "glob over the model's name")
     version: str = text("*", "glob over its version")
     device_class: str = text("*", "glob over its device class", key="class")
+    provider: str = text("*", "glob over the execution provider of the device")
     latency_ms: float = number(5.0, "median latency of a request", least=0.001, most=600_000)
     latency_spread: float = number(0.3, "sigma of the log-normal latency", most=5.0)
     error_rate: float = number(0.0, "share of requests that fail", most=1.0)
     over_objective_rate: float = number(0.0, "share slower than the objective", most=1.0)
     output_violation_rate: float = number(0.0, "share of answers outside the contract", most=1.0)
     non_finite_rate: float = number(0.0, "share of answers with NaN or infinity", most=1.0)
+    feedback_share: float = number(0.0, "share of answers that are told right or wrong", most=1.0)
+    wrong_rate: float = number(0.0, "share of wrong answers among those", most=1.0)
+    outputs: Mapping[str, float] = field(
+        default_factory=dict,
+        metadata={"doc": "label = share of the answers, adding up to 1; none are counted without"},
+    )
     disagreement_rate: float = number(
         0.0, "share of a shadow's answers that differ from the active version's", most=1.0
     )
@@ -156,12 +169,10 @@ class ModelBehaviour:
     silent_rate: float = number(1.0, "share of the devices that fall silent", most=1.0)
     load_ms: float = number(20.0, "how long loading takes", most=600_000)
 
-    def matches(self, model: str, version: str, device_class: str) -> bool:
-        return (
-            fnmatchcase(model, self.model)
-            and fnmatchcase(version, self.version)
-            and fnmatchcase(device_class, self.device_class)
-        )
+    def matches(self, bundle: tuple[str, str, str], provider: str) -> bool:
+        """Whether it is about this bundle (model, version, class) on a device with this provider."""
+        globs = (self.model, self.version, self.device_class, self.provider)
+        return all(map(fnmatchcase, (*bundle, provider), globs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +217,14 @@ class Scenario:
 
 
 def behaviour_of(
-    behaviours: Sequence[ModelBehaviour], model: str, version: str, device_class: str
+    behaviours: Sequence[ModelBehaviour], bundle: tuple[str, str, str], provider: str = "cpu"
 ) -> ModelBehaviour:
-    """The first behaviour that matches a bundle; a well-behaved one when none does."""
+    """The first behaviour that matches a bundle (model, version, class) on a device with this provider.
+
+    A well-behaved one when none does.
+    """
     for behaviour in behaviours:
-        if behaviour.matches(model, version, device_class):
+        if behaviour.matches(bundle, provider):
             return behaviour
     return ModelBehaviour()
 

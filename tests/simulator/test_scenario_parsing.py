@@ -88,9 +88,22 @@ def test_the_first_behaviour_that_matches_counts():
         error_rate = 0.2
         """
     ).models
-    assert behaviour_of(models, "vad", "1.4.0", "edge").error_rate == 0.1
-    assert behaviour_of(models, "vad", "2.0.0", "edge").error_rate == 0.2
-    assert behaviour_of(models, "digits", "2.0.0", "edge") == ModelBehaviour()
+    assert behaviour_of(models, ("vad", "1.4.0", "edge")).error_rate == 0.1
+    assert behaviour_of(models, ("vad", "2.0.0", "edge")).error_rate == 0.2
+    assert behaviour_of(models, ("digits", "2.0.0", "edge")) == ModelBehaviour()
+
+
+def test_a_behaviour_may_be_that_of_one_provider_alone():
+    models = parse_scenario("[[model]]\nprovider = 'cuda'\nerror_rate = 0.1").models
+    assert behaviour_of(models, ("vad", "1.0.0", "edge"), "cuda").error_rate == 0.1
+    assert behaviour_of(models, ("vad", "1.0.0", "edge"), "cpu") == ModelBehaviour()
+
+
+def test_the_shares_of_labels_add_up():
+    (model,) = parse_scenario("[[model]]\noutputs = { a = 0.25, b = 0.75 }").models
+    assert model.outputs == {"a": 0.25, "b": 0.75}
+    with pytest.raises(ScenarioError, match=r"outputs adds up to 0\.5"):
+        parse_scenario("[[model]]\noutputs = { a = 0.5 }")
 
 
 def test_the_command_line_may_change_it_within_the_same_limits():

@@ -233,6 +233,7 @@ async def test_a_crash_after_the_swap_loses_what_was_loaded():
     async with asyncio.timeout(60):
         state = await server.wait_change(1)
     assert state.generation == 2
+    assert state.suspects == (digest,)
     assert server.active() == ()
     with pytest.raises(DeviceError):
         await server.activate("vad", digest)
@@ -251,6 +252,41 @@ def test_silence_falls_on_the_share_that_was_asked_for():
     assert 70 < silent < 130
     script, (digest,) = script_of("")
     assert not script.falls_silent("sim-0001", digest)
+
+
+async def test_answers_are_counted_by_label_and_told_right_or_wrong(seconds):
+    server, _ = await serving(
+        "[traffic]\nrequests_per_s = 100000\n[[model]]\nload_ms = 0\nerror_rate = 0.1\n"
+        "feedback_share = 0.5\nwrong_rate = 0.2\noutputs = { a = 0.7, b = 0.3 }"
+    )
+    seconds.step(0.1)
+    (window,) = await server.drain()
+    answered = window.requests - window.failures
+    assert sum(window.output_counts.values()) == answered > 5000
+    assert window.output_counts["a"] / answered == pytest.approx(0.7, abs=0.03)
+    assert window.feedback_count / answered == pytest.approx(0.5, abs=0.03)
+    right = window.feedback_correct / window.feedback_count
+    assert right == pytest.approx(0.8, abs=0.03)
+
+
+async def test_nobody_sees_a_shadows_answers_so_nobody_tells_it():
+    server, _, new = await two_held(BUSY + "feedback_share = 1.0")
+    await server.share("vad", Sharing(new, "shadow", 5000))
+    await server.drain()
+    windows = await by_role(server)
+    assert windows["shadow"].requests > 0
+    assert windows["shadow"].feedback_count == 0
+    assert windows[""].feedback_count == windows[""].requests
+
+
+def test_a_bundle_that_is_bad_on_one_provider_is_good_on_the_others():
+    script, (digest,) = script_of(
+        "[devices]\nproviders = 'cpu,cuda'\n[[model]]\nprovider = 'cuda'\nerror_rate = 0.5"
+    )
+    rates = {device: script.behaviour(digest, device).error_rate for device in DEVICES}
+    on_cuda = [d for d in DEVICES if script.scenario.devices.provider(d) == "cuda"]
+    assert 50 < len(on_cuda) < 150
+    assert all(rates[device] == (0.5 if device in on_cuda else 0.0) for device in DEVICES)
 
 
 @pytest.mark.parametrize("requests", [1, 7, 64, 65, 1000, 50_000])

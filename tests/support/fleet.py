@@ -201,6 +201,7 @@ class Device:
     state_dir: Path = field(default=Path())
     oip_port: int = field(default_factory=free_port)
     extra: str = ""
+    window_s: float = 1.0
     daemon: Daemon = field(init=False)
 
     def __post_init__(self) -> None:
@@ -225,7 +226,7 @@ class Device:
             f'grpc = "127.0.0.1:{self.host.grpc_port}"\nmqtt = "{self.host.mqtt_address}"\n'
             f"fallback_after_s = 1.0\n\n"
             f'[serving]\nlisten = "{self.address}"\nhttp = ""\n\n'
-            f"[telemetry]\nwindow_s = 1.0\ncohort_window_s = 1.0\n\n{self.extra}",
+            f"[telemetry]\nwindow_s = {self.window_s}\ncohort_window_s = {self.window_s}\n\n{self.extra}",
             encoding="utf-8",
         )
 

@@ -21,4 +21,8 @@ def test_the_demo_promotes_the_good_one_and_rolls_back_the_broken_one(tmp_path: 
     assert 1 <= said["exposed_devices"] < 21
     assert said["requests"] > 100
     assert said["accuracy"]["2.0.0"] > said["accuracy"]["1.0.0"]
-    assert "probation_output_violations" in said["rollouts"][2]["reason"]
+    # Forty devices that died at once would leave a demo of two that ends the same.
+    assert said["rollouts"][1]["exposed_devices"] > 21
+    # Whichever comes first: what the devices say when they go back, or the fleet's own count of their answers.
+    reason = said["rollouts"][2]["reason"]
+    assert "probation_output_violations" in reason or "outside the contract" in reason, reason

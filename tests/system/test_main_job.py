@@ -100,7 +100,7 @@ def test_a_real_model_is_swapped_without_a_failed_request(
     )
     hammers.append(Hammer(device.address, "magika", magika_input))
     second = fleet_host.publish(magika_project(device.folder / "b", "1.0.1"))
-    before = hammers[0].count()
+    wait_for_more(hammers[0], 1)
 
     rollout = fleet_host.start_rollout(second, [(100, 1.0)], device=device.id)
     fleet_host.wait_rollout(rollout, "promoted")
@@ -109,7 +109,6 @@ def test_a_real_model_is_swapped_without_a_failed_request(
     wait_for_more(hammers[0], after_swap + 20)
     hammers[0].stop()
     assert not hammers[0].failures
-    assert before > 0
     versions = [version for version, _ in hammers[0].answers]
     assert versions[0] == "1.0.0"
     assert versions[-1] == "1.0.1"

@@ -1,0 +1,1 @@
+"""Bundles with known faults rolled out over the wire, and what came of each."""
