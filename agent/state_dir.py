@@ -3,7 +3,34 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["StatePaths"]
+__all__ = ["IdentityPaths", "StatePaths"]
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityPaths:
+    """What a device is known by (PEM). Enrolled when ``certificate`` exists."""
+
+    folder: Path
+
+    @property
+    def identity_key(self) -> Path:
+        """The long-lived key, from which a lapsed certificate is renewed."""
+        return self.folder / "identity.key.pem"
+
+    @property
+    def device_key(self) -> Path:
+        """The key of the certificate in use: for TLS, and for reports over MQTT."""
+        return self.folder / "device.key.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate in use, and the device CA's behind it."""
+        return self.folder / "device.pem"
+
+    @property
+    def server_ca(self) -> Path:
+        """Whose servers the device believes."""
+        return self.folder / "server-ca.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +63,10 @@ class StatePaths:
     def measured(self) -> Path:
         """What was measured of each bundle, and its saved form."""
         return self.state_dir / "measured"
+
+    @property
+    def identity(self) -> IdentityPaths:
+        return IdentityPaths(self.state_dir / "identity")
 
     @property
     def databases(self) -> tuple[Path, ...]:

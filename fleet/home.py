@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from fleet.errors import ConfigError
 
-__all__ = ["DEFAULT_HOME", "Home", "home_of"]
+__all__ = ["DEFAULT_HOME", "Home", "PkiPaths", "home_of"]
 
 DEFAULT_HOME: Final = "muster-fleet"
 
@@ -24,6 +24,64 @@ DEFAULT_HOME: Final = "muster-fleet"
 def home_of(given: str | Path | None) -> Path:
     """The fleet folder: ``given``, else $MUSTER_HOME, else ./muster-fleet."""
     return Path(given or os.environ.get("MUSTER_HOME") or DEFAULT_HOME)
+
+
+@dataclass(frozen=True, slots=True)
+class PkiPaths:
+    """Certificates and their keys (PEM), none of which the signed metadata rests on."""
+
+    folder: Path
+
+    @property
+    def server_ca(self) -> Path:
+        """Who signs the certificates of servers; what devices and operators are given to trust."""
+        return self.folder / "server-ca.pem"
+
+    @property
+    def server_ca_key(self) -> Path:
+        return self.folder / "server-ca.key.pem"
+
+    @property
+    def device_ca(self) -> Path:
+        """Who signs the certificates of devices."""
+        return self.folder / "device-ca.pem"
+
+    @property
+    def device_ca_key(self) -> Path:
+        return self.folder / "device-ca.key.pem"
+
+    @property
+    def server(self) -> Path:
+        """What the fleet manager shows on gRPC and HTTP."""
+        return self.folder / "server.pem"
+
+    @property
+    def server_key(self) -> Path:
+        return self.folder / "server.key.pem"
+
+    @property
+    def broker(self) -> Path:
+        """What a broker shows."""
+        return self.folder / "broker.pem"
+
+    @property
+    def broker_key(self) -> Path:
+        return self.folder / "broker.key.pem"
+
+    @property
+    def manager(self) -> Path:
+        """What the fleet manager shows as a client of a broker; signed by the device CA, its common name is
+        ``fleet-manager``, which no device can have."""
+        return self.folder / "fleet-manager.pem"
+
+    @property
+    def manager_key(self) -> Path:
+        return self.folder / "fleet-manager.key.pem"
+
+    @property
+    def revoked(self) -> Path:
+        """The certificates of devices that are no longer to be accepted (CRL)."""
+        return self.folder / "devices.crl.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +106,11 @@ class Home:
     def root(self) -> Path:
         """What a device is given to trust this fleet."""
         return self.path / "root.json"
+
+    @property
+    def pki(self) -> PkiPaths:
+        """Certificates and their keys."""
+        return PkiPaths(self.path / "pki")
 
     @property
     def run_file(self) -> Path:
