@@ -7,6 +7,8 @@ Rules kept here:
   never an exception.
 - The child is the leader of its own process group; when time is up or the caller gives up, the
   whole group is killed.
+- It gives way to everything else for the first part of its time, and only for that: a busy device must not make a good
+  bundle late.
 - What the child says is bounded and parsed strictly. No numpy, no onnxruntime here.
 """
 
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from agent.errors import DeviceError
 from agent.runtime.child import child_command, child_environment, describe_exit
+from agent.runtime.giving_way import give_way, take_turns
 from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.runtime.verdict import (
     EXIT_OK,
@@ -40,6 +43,8 @@ class TrialLimits:
     wall_s: float = 180.0
     """From start to result; the trial runs at the lowest priority, so a busy device needs
     patience."""
+    gives_way_s: float = 60.0
+    """From the start on; afterwards its session shares the processors evenly, at the lowest priority within it."""
     cpu_s: int = 120
     """Processor time of the whole child."""
     default_memory_bytes: int = 1 << 30
@@ -149,7 +154,7 @@ async def _run_child(command: Sequence[str], limits: TrialLimits, what: str) -> 
         # Waits for the process and not for the end of its output: a grandchild could hold that
         # open.
         async with asyncio.timeout(limits.wall_s):
-            await process.wait()
+            await _wait_giving_way(process, limits.gives_way_s)
     except TimeoutError:
         timed_out = True
     except asyncio.CancelledError:
@@ -165,6 +170,17 @@ async def _run_child(command: Sequence[str], limits: TrialLimits, what: str) -> 
     ):  # something outside the group still holds the pipe; its words are not needed
         stdout, stderr = b"", b""
     return _Ended(process.returncode, stdout, stderr, timed_out)
+
+
+async def _wait_giving_way(process: asyncio.subprocess.Process, gives_way_s: float) -> None:
+    """Wait for the end of a child that leads a session, which gives way at first."""
+    if give_way(process.pid):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(gives_way_s):
+                await process.wait()
+                return
+        take_turns(process.pid)
+    await process.wait()
 
 
 def run_trial_blocking(folder: str | Path, limits: TrialLimits | None = None) -> TrialReport:
