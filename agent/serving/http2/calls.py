@@ -253,7 +253,8 @@ class Calls:
     def _place(self, call: Call, request: InferRequest, size: int) -> None:
         """Run on the loop or in the pool, as measured."""
         desk = self._desk
-        if desk.placement.inline(request.model, request.version, size):
+        alone = desk.company.alone(id(self), desk.requests - 1)
+        if desk.placement.inline(request.model, request.version, size, alone=alone):
             self._ran(call, request, size, desk.run_inline(request, call.remaining_s, size))
             return
         self._arm(call)

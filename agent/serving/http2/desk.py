@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from agent.serving.errors import OverloadError
 from agent.serving.http2.errors import CallRefusedError
 from agent.serving.http2.limits import CallLimits
-from agent.serving.placement import Placement
+from agent.serving.placement import Company, Placement
 from agent.serving.service import InferenceService, InferRequest
 from agent.serving.status import Code
 
@@ -41,6 +41,7 @@ class Desk:
         self.limits = limits
         self.loop = loop
         self.placement = Placement(limits.placement)
+        self.company = Company(limits.placement)
         self.requests = 0
         """Calls under way."""
         self.streams = 0

@@ -23,7 +23,7 @@ from agent.bundle import TensorSpec
 from agent.errors import ConfigError
 from agent.runtime.errors import NotReadyError
 from agent.serving.errors import OverloadError, WireError
-from agent.serving.placement import Placement, PlacementLimits
+from agent.serving.placement import Company, Placement, PlacementLimits
 from agent.serving.protocol import (
     PLATFORM,
     Answer,
@@ -86,6 +86,7 @@ class RestApp:
         self._protocol = protocol
         self._limits = limits or RestLimits()
         self._placement = Placement(self._limits.placement)
+        self._company = Company(self._limits.placement)
         self._pool = ThreadPoolExecutor(self._limits.pool_threads, thread_name_prefix="rest")
         self._requests = 0
         self._body = Body(self._limits.body)
@@ -162,12 +163,15 @@ class RestApp:
         return header in self._local
 
     def answer_now(
-        self, model: str, version: str, body: bytes, header_length: int | None
+        self, model: str, version: str, body: bytes, header_length: int | None, client: int = 0
     ) -> tuple[int, Payload] | None:
-        """Status and body for a usual question, without a task; None: it takes the long way."""
+        """Status and body for a usual question, without a task; None: it takes the long way.
+
+        ``client`` is a number that is the connection's own."""
         key = (model, version)
+        alone = self._company.alone(client, self._requests)
         if self._requests >= self._limits.max_requests or not self._placement.inline(
-            model, version, len(body)
+            model, version, len(body), alone=alone
         ):
             return None
         try:

@@ -76,7 +76,9 @@ class RestConnection(HttpToolsProtocol):
         usual = self._usual
         if usual is not None:
             body = usual.parts[0] if len(usual.parts) == 1 else b"".join(usual.parts)
-            answer = self._rest.answer_now(usual.model, usual.version, body, usual.header_length)
+            answer = self._rest.answer_now(
+                usual.model, usual.version, body, usual.header_length, id(self)
+            )
             if answer is not None:
                 self._usual = None
                 self.transport.write(_response(*answer))

@@ -9,7 +9,7 @@ import pytest
 
 from agent.runtime.errors import InputContractError
 from agent.serving.errors import OverloadError, WireError
-from agent.serving.placement import Placement, PlacementLimits
+from agent.serving.placement import Company, Placement, PlacementLimits
 from agent.serving.rest.body import Body, BodyLimits, read_body
 from agent.serving.values import numbers
 
@@ -83,6 +83,29 @@ def test_what_seems_slow_on_the_loop_is_measured_exactly_before_it_counts() -> N
     placement.record_inline(KEY, "a", 100, 5.0)
     assert not placement.inline("scale", "", 100), "it was the model"
     assert placement.clock(KEY) is time.perf_counter
+
+
+def test_what_is_not_slow_runs_inline_for_a_client_that_asks_alone() -> None:
+    placement = Placement(LIMITS)
+    placement.record(KEY, "a", 100, 0.009, inline=False)
+    assert not placement.inline("scale", "", 100)
+    assert placement.inline("scale", "", 100, alone=True)
+    assert not placement.inline("scale", "", 101, alone=True)
+    placement.record(KEY, "a", 200, 0.010, inline=False)
+    assert not placement.inline("scale", "", 200, alone=True), "that is slow"
+    placement.record(KEY, "a", 100, 1.0, inline=True)
+    assert not placement.inline("scale", "", 100, alone=True), "it held up the loop"
+
+
+def test_a_client_is_alone_after_a_row_of_questions_with_nobody_between() -> None:
+    company = Company(PlacementLimits(alone_row=3))
+    assert [company.alone(1, 0) for _ in range(5)] == [False, False, False, True, True]
+    assert not company.alone(1, 1), "another question is under way"
+    assert [company.alone(1, 0) for _ in range(3)] == [False, False, True]
+    assert not company.alone(2, 0), "somebody else asks"
+    assert not company.alone(1, 0)
+    turns = [company.alone(client, 0) for client in (1, 2) * 20]
+    assert not any(turns), "two clients that take turns are company"
 
 
 def receiving(*chunks: bytes, gone: bool = False) -> Any:
