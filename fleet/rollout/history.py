@@ -150,7 +150,7 @@ def failure_budgets(connection: Connection, rollout: Rollout) -> dict[str, float
 
 def _past_outcomes(connection: Connection, rollout: Rollout) -> tuple[dict[str, int], int]:
     past = (
-        select(rollouts.c.id)
+        select(rollouts.c.id, rollouts.c.details)
         .where(
             rollouts.c.model == rollout.model,
             rollouts.c.number < rollout.number,
@@ -159,11 +159,13 @@ def _past_outcomes(connection: Connection, rollout: Rollout) -> tuple[dict[str, 
         .order_by(rollouts.c.number.desc())
         .limit(_MOST_PAST)
     )
+    # Where a stratum was stopped, its failures are no measure of what may fail.
+    clean = [row.id for row in connection.execute(past) if not row.details.get("stopped")]
     step = deployments.c
     query = (
         select(step.outcome, step.reason_code, func.count())
         .where(
-            step.rollout_id.in_(past.scalar_subquery()),
+            step.rollout_id.in_(clean),
             step.outcome.in_(("committed", "refused", "reverted")),
         )
         .group_by(step.outcome, step.reason_code)

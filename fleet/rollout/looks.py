@@ -2,15 +2,17 @@
 
 Rules kept here: a tick at which no look is due reads one row and no counts; a look is stored in the
 transaction of its decision, so there is neither an alarm without a rollback nor a look that was spent
-and forgotten; what is stored is enough to take the same look again.
+and forgotten; what is stored is enough to take the same look again; what a stratum reports counts no
+more once it was stopped.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+import numpy as np
 from sqlalchemy import Connection, select
 
 from fleet.errors import ServerError
@@ -21,14 +23,22 @@ from fleet.rollout.gate.look import look
 from fleet.rollout.gate.metrics import Kind
 from fleet.rollout.gate.paired import ArmCounts, look_paired
 from fleet.rollout.gate.result import Arm, LookResult, MetricResult, StratumResult
-from fleet.rollout.gate.ring import Counts, State
+from fleet.rollout.gate.ring import Counts, Ring, State
 from fleet.rollout.gate.verdict import Verdict
 from fleet.rollout.record import Rollout
 from fleet.rollout.stored_rings import read_ring, ring_of
 from fleet.store.tables import looks
 from fleet.store.upsert import insert
 
-__all__ = ["keep_look", "pack_counts", "read_evidence", "result_from_json", "take", "unpack_counts"]
+__all__ = [
+    "keep_look",
+    "pack_counts",
+    "read_evidence",
+    "result_from_json",
+    "take",
+    "unpack_counts",
+    "without_strata",
+]
 
 _LENGTH: Final = 8  # bytes before each arm's counts
 
@@ -60,10 +70,12 @@ def read_evidence(connection: Connection, rollout: Rollout, now_s: float) -> Evi
     k = due_look(frozen.ring, last, now_s) if rollout.spec.guards.compares else 0
     if k == 0:
         return known
-    return _look_now(connection, known, k, now_s)
+    return _look_now(connection, known, k, now_s, rollout.stopped)
 
 
-def _look_now(connection: Connection, known: Evidence, k: int, now_s: float) -> Evidence:
+def _look_now(
+    connection: Connection, known: Evidence, k: int, now_s: float, stopped: Sequence[str]
+) -> Evidence:
     frozen = known.frozen
     before = State()
     if known.number:
@@ -72,7 +84,10 @@ def _look_now(connection: Connection, known: Evidence, k: int, now_s: float) -> 
             columns.ring_id == known.ring_id, columns.number == known.number
         )
         before = _state(known, connection.execute(query).scalar_one())
-    arms = tuple(read_counts(connection, known.ring_id, frozen, role) for role in frozen.roles)
+    arms = tuple(
+        without_strata(frozen.ring, read_counts(connection, known.ring_id, frozen, role), stopped)
+        for role in frozen.roles
+    )
     outcome = take(frozen, before, arms, k)
     packed = pack_counts(arms)
     told = record(frozen.ring, before, arms[-1], outcome, code_version())
@@ -83,6 +98,23 @@ def _look_now(connection: Connection, known: Evidence, k: int, now_s: float) -> 
         result=outcome[0],
         next_look_s=next_look_s(frozen.ring, (k, now_s)),
         fresh=fresh,
+    )
+
+
+def without_strata(ring: Ring, counts: Counts, stopped: Sequence[str]) -> Counts:
+    """The counts without those of strata that were stopped, in either arm: they leave the bundle.
+
+    Who of them has reported is kept, since that is asked of the stage as it began.
+    """
+    gone = [number for number, name in enumerate(ring.stratum_names) if name in stopped]
+    if not gone:
+        return counts
+    stays = ~np.isin(ring.strata, gone)
+    return Counts(
+        {name: np.where(stays, values, 0) for name, values in counts.bad.items()},
+        {name: np.where(stays, values, 0) for name, values in counts.total.items()},
+        {name: np.where(stays, values, np.nan) for name, values in counts.level.items()},
+        counts.reported,
     )
 
 

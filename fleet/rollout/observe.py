@@ -5,7 +5,9 @@ a device is in is decided by the functions the devices themselves use; a stratum
 in neither arm, since its devices go back as they were told.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
@@ -15,10 +17,10 @@ from fleet.rollout.check_answers import read_answers
 from fleet.rollout.looks import read_evidence
 from fleet.rollout.members import Member, everyone
 from fleet.rollout.record import Rollout
-from fleet.rollout.snapshot import ControlArm, DeviceView, Served, Snapshot
+from fleet.rollout.snapshot import FAILED_OUTCOMES, ControlArm, DeviceView, Served, Snapshot
 from fleet.rollout.spec import ALL_BP
 from fleet.rollout.stored_rings import cohort_bp, ring_of
-from fleet.store.tables import deployments, device_models, devices, served
+from fleet.store.tables import deployment_events, deployments, device_models, devices, served
 
 __all__ = ["newest_report_s", "read_snapshot", "steps_of"]
 
@@ -58,10 +60,13 @@ def read_snapshot(
     cohort: list[Member] = []
     control_seen_s: list[float] = []
     others: list[str] = []
+    strata: Counter[str] = Counter()
     for device_id, seen_s, stratum in everyone(connection, rollout, release):
         if stratum is None:
             others.append(device_id)
-        elif slot(device_id) < share_bp:
+            continue
+        strata[stratum] += 1
+        if slot(device_id) < share_bp:
             cohort.append(Member(device_id, seen_s, stratum))
         else:
             control_seen_s.append(seen_s)
@@ -83,6 +88,7 @@ def read_snapshot(
         limit_next=_next_limit(release, now_s, limit_bp),
         evidence=read_evidence(connection, rollout, now_s),
         checks=read_answers(connection, rollout),
+        strata=dict(sorted(strata.items())),
     )
 
 
@@ -104,7 +110,24 @@ def _cohort(
         )
     )
     ours = _served(connection, ring_id)
-    return tuple(_view(device, steps, serving, ours) for device in cohort)
+    views = (_view(device, steps, serving, ours) for device in cohort)
+    tries = _tries(connection, rollout)
+    if not tries:
+        return tuple(views)
+    return tuple(replace(view, tries=tries.get(view.device_id, 0)) for view in views)
+
+
+def _tries(connection: Connection, rollout: Rollout) -> dict[str, int]:
+    """How often each device has refused or reverted the bundle, where it may try again at all."""
+    if rollout.spec.retries == 0:
+        return {}
+    step = deployment_events.c
+    query = (
+        select(step.device_id, func.count(step.deployment_id.distinct()))
+        .where(step.rollout_id == rollout.id, step.outcome.in_(sorted(FAILED_OUTCOMES)))
+        .group_by(step.device_id)
+    )
+    return {row[0]: int(row[1]) for row in connection.execute(query)}
 
 
 def _view(
@@ -115,7 +138,8 @@ def _view(
     part = served.get(device_id, Served())
     heard_s = max(device.last_seen_s, part.last_window_s or 0.0)
     if step is None:
-        return DeviceView(device_id, heard_s, serves=device_id in serving, served=part)
+        serves = device_id in serving
+        return DeviceView(device_id, heard_s, serves=serves, served=part, stratum=device.stratum)
     return DeviceView(
         device_id=device_id,
         last_heard_s=max(heard_s, step.updated_s),
@@ -126,6 +150,7 @@ def _view(
         committed_s=step.committed_s,
         serves=device_id in serving,
         served=part,
+        stratum=device.stratum,
     )
 
 

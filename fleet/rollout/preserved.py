@@ -81,6 +81,7 @@ def snapshot_to_bytes(snapshot: Snapshot) -> bytes:
         "served": _columns([device.served for device in snapshot.cohort], _SERVED),
         "control": asdict(snapshot.control),
         "checks": [asdict(answer) for answer in snapshot.checks],
+        "strata": dict(snapshot.strata),
         "evidence": None if evidence is None else [evidence.ring_id, evidence.number],
     }
     return zlib.compress(json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), 6)
@@ -112,8 +113,9 @@ def snapshot_from_bytes(data: bytes) -> tuple[Snapshot, tuple[int, int] | None]:
         control=ControlArm(**{**control, "served": Served(**control["served"])}),
         **{name: value[name] for name in _PLAIN},
         limit_next=None if limit_next is None else (limit_next[0], limit_next[1]),
-        # What was kept before there were checks has none.
+        # What was kept before there were checks, or strata, has none.
         checks=tuple(CheckAnswer(**answer) for answer in value.get("checks", [])),
+        strata=value.get("strata", {}),
     )
     pointer = value["evidence"]
     return snapshot, None if pointer is None else (pointer[0], pointer[1])

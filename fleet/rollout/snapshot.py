@@ -1,8 +1,8 @@
 """Everything a decision looks at, as values: one rollout, its cohort and its control, at one time.
 
 Rules kept here: a device belongs to the arm its hash puts it in, whatever it did afterwards; each
-device of the cohort has exactly one standing; silence is held against the bundle only when the
-other devices, and this fleet manager, were not silent too.
+device of the cohort has exactly one standing; one that may try again has not failed yet; silence is
+held against the bundle only when the other devices, and this fleet manager, were not silent too.
 """
 
 from collections import Counter
@@ -50,7 +50,9 @@ class Served:
 class DeviceView:
     """A device of the cohort. ``phase`` "" means that it has not begun.
 
-    ``serves`` is true when the device last said that the new bundle is its active one.
+    ``serves`` is true when the device last said that the new bundle is its active one. ``stratum`` is
+    its class with its execution provider; "" where that is not known. ``tries`` counts how often it
+    has refused or reverted the bundle in this rollout; 0 where that is not known.
     """
 
     device_id: str
@@ -62,6 +64,8 @@ class DeviceView:
     committed_s: float | None = None
     serves: bool = False
     served: Served = field(default_factory=Served)
+    stratum: str = ""
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,8 @@ class Snapshot:
     heard is no silence. ``limit_bp`` is the share the release itself allows by now, and
     ``limit_next`` the time and share of its next step, if there is one. ``evidence`` is what the
     comparison of the arms has found; None while the stage has no ring. ``checks`` has the newest answer of
-    each external check that has answered.
+    each external check that has answered. ``strata`` counts the devices of both arms by stratum,
+    without those that were stopped.
     """
 
     rollout: Rollout
@@ -164,11 +169,13 @@ class Snapshot:
     limit_next: tuple[float, int] | None = None
     evidence: "Evidence | None" = None
     checks: tuple[CheckAnswer, ...] = ()
+    strata: Mapping[str, int] = field(default_factory=dict)
 
     def standing(self, device: DeviceView) -> Standing:
         """Where this device of the cohort stands."""
         if device.outcome in FAILED_OUTCOMES:
-            return Standing(device.outcome)
+            again = self._may_try_again(device)
+            return Standing.WAITING if again else Standing(device.outcome)
         committed = device.outcome == "committed" or (device.serves and not device.phase)
         committed = committed or self._is_placed(device)
         silence_s = self.rollout.spec.guards.silence_s
@@ -202,6 +209,13 @@ class Snapshot:
     def served(self) -> tuple[Served, int]:
         """What the cohort served with the new bundle, added up, and by how many devices."""
         return total(device.served for device in self.cohort)
+
+    def _may_try_again(self, device: DeviceView) -> bool:
+        """Whether a device that failed has tries left, and until the deadline time to use them."""
+        if not 0 < device.tries <= self.rollout.spec.retries:
+            return False
+        heard = self.now_s - device.last_heard_s <= self.rollout.spec.guards.silence_s
+        return heard and self.now_s <= self.rollout.deadline_s
 
     def _is_placed(self, device: DeviceView) -> bool:
         """Whether it holds the bundle beside the one that answers, where the stage asks for no more."""

@@ -158,13 +158,18 @@ class Traffic:
         share: Floats = np.maximum(covered, 0.0) / (spans.end_s - spans.start_s)
         return share
 
+    def concerned(self) -> Bools:
+        """The devices on which the candidate changes something: shape (devices,)."""
+        only, own = self.setting.candidate.only_kind, self.characters
+        of_kind = np.array([only in ("", name) for name in own.kind_names])
+        concerned: Bools = of_kind[own.kind]
+        return concerned
+
     def _moved(self, spans: Spans) -> Bools:
         """Which windows are of the candidate on a device on which it changes something."""
-        only = self.setting.candidate.only_kind
-        if not only:
+        if not self.setting.candidate.only_kind:
             return spans.candidate
-        of_kind = np.array([name == only for name in self.characters.kind_names])
-        moved: Bools = spans.candidate & of_kind[self.characters.kind[spans.device]]
+        moved: Bools = spans.candidate & self.concerned()[spans.device]
         return moved
 
     @staticmethod

@@ -57,7 +57,7 @@ class Candidate:
     slow_floor: float = number(0.0, "at least this share is slow", most=1)
     wrong_factor: float = number(1.0, "wrong answers, times this", most=1e6)
     drift_factor: float = number(1.0, "drift score, times this", most=1e6)
-    only_kind: str = text("", "class/provider on which it changes that; empty is everywhere")
+    only_kind: str = text("", "class/provider on which it is so; empty is everywhere")
     install_s: float = number(10.0, "median time from directive to swap", most=86_400)
     install_spread: float = number(0.5, "sigma of its log-normal", most=3)
     refused_rate: float = number(0.0, "share of devices that refuse it instead", most=1)

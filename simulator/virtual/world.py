@@ -38,6 +38,7 @@ class VirtualWorld:
         self._fast = np.zeros(count, bool)
         self._start_s = -generator(seed, "phase").random(count) * setting.window_s
         self.candidate = np.zeros(count, bool)
+        self._concerned = self._traffic.concerned()  # by what the candidate changes
         self._silent = np.zeros(count, bool)
         self._failed = np.zeros(
             count, bool
@@ -58,6 +59,7 @@ class VirtualWorld:
         delay = self._updates.normal(0.0, candidate.install_spread, len(fresh))
         self._step_s[fresh] = self.now_s + candidate.install_s * np.exp(delay)
         refused = self._updates.random(len(fresh)) < candidate.refused_rate
+        refused &= self._concerned[fresh]
         self._step[fresh] = np.where(refused, Outcome.REFUSED, Outcome.COMMITTED)
 
     def revert(self, devices: Ints) -> None:
@@ -127,9 +129,11 @@ class VirtualWorld:
         on = due[outcome == Outcome.COMMITTED]
         self.candidate[on] = True
         leaves = self._updates.random(len(on)) < candidate.reverted_rate
+        leaves &= self._concerned[on]
         self._step_s[on[leaves]] = at_s[outcome == Outcome.COMMITTED][leaves] + candidate.reverted_s
         self._step[on[leaves]] = Outcome.REVERTED
-        self._silent[on] = self._updates.random(len(on)) < candidate.silent_rate
+        silent = self._updates.random(len(on)) < candidate.silent_rate
+        self._silent[on] = silent & self._concerned[on]
         self._failed[due[(outcome == Outcome.REFUSED) | (outcome == Outcome.REVERTED)]] = True
         off = due[(outcome == Outcome.REVERTED) | (outcome == Outcome.RESTORED)]
         self.candidate[off] = False

@@ -1,7 +1,4 @@
-"""Strategies against a real ``fleet serve``, on devices that run the agent's own code.
-
-A/B goes the way of a shadow here: what it does with requests is tested on a real device.
-"""
+"""Strategies against a real ``fleet serve``, on devices that run the agent's own code."""
 
 import asyncio
 from typing import Any
@@ -18,6 +15,7 @@ BESIDE = {"percent_bp": 10_000, "bake_s": 0.2}
 HALF, ALL = {"percent_bp": 5000, "bake_s": 0.2}, {"percent_bp": 10_000, "bake_s": 0.2}
 STRATEGIES: dict[str, list[dict[str, Any]]] = {
     "shadow-then-canary": [{**BESIDE, "kind": "shadow", "traffic_bp": 5000}, ALL],
+    "ab": [{**BESIDE, "kind": "ab", "traffic_bp": 5000}, ALL],
     "blue-green": [{**BESIDE, "kind": "standby"}, HALF, ALL],
 }
 

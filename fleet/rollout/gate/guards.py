@@ -7,8 +7,8 @@ HOLD while it may be chance. The test takes requests as independent, which those
 not: it keeps a handful of errors from deciding, and is no substitute for the statistical gate.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,6 +16,7 @@ from agent.binomial import upper_tail
 from fleet.rollout.gate.comparison import ComparisonGuard
 from fleet.rollout.gate.door import Finding, Guard, Verdict
 from fleet.rollout.gate.outcomes import LEAST_FAILED, OutcomesGuard
+from fleet.rollout.gate.strata import told_apart
 from fleet.rollout.snapshot import Served, Snapshot, Standing, Tally
 from fleet.rollout.spec import MIN_COVERAGE, Guards
 
@@ -71,7 +72,8 @@ class InstallGuard:
     Of those that have begun, not of those that have finished: a refusal takes seconds and a commit a
     whole probation, so among the first to finish are mostly failures. One failure among several
     devices never fails the bundle, and is let pass where the limit cannot be told from one broken
-    device.
+    device. When strata that are told apart exceed the limit each by itself, and the others do not,
+    these are to stop alone.
     """
 
     limit: float
@@ -89,16 +91,17 @@ class InstallGuard:
             "limit": self.limit,
             "failures": dict(sorted(tally.failures.items())),
         }
-        # So many have failed that the limit is broken even if every other device succeeds.
-        certain = failed > self.limit * max(tally.reachable, finished)
-        begun = max(finished, tally.reachable - tally.of(Standing.WAITING))
-        implausible = begun >= needed and upper_tail(failed, begun, self.limit) <= IMPLAUSIBLE
-        alone = failed < LEAST_FAILED and failed < max(tally.reachable, finished)
-        if failed and not alone and (certain or implausible):
-            why = ", ".join(f"{count} {cause}" for cause, count in sorted(tally.failures.items()))
+        alone = _is_alone(tally)
+        if self._exceeds(tally):
+            blamed = self._blamed(snapshot)
+            if blamed:
+                told = {"stop_strata": blamed, "strata": sorted(snapshot.strata)}
+                reason = self._blame(snapshot, blamed)
+                return Finding(self.name, Verdict.HOLD, reason, evidence | told)
+            begun = _begun(tally)
             reason = (
                 f"{failed} of {begun} canary devices that have begun failed "
-                f"({_share(failed, begun)}; the limit is {_percent(self.limit)}): {why}"
+                f"({_share(failed, begun)}; the limit is {_percent(self.limit)}): {_causes(tally)}"
             )
             return Finding(self.name, Verdict.FAIL, reason, evidence)
         if finished < needed:
@@ -116,8 +119,67 @@ class InstallGuard:
         reason = f"{failed} of {finished} installs failed (limit {_percent(self.limit)})"
         return Finding(self.name, Verdict.PASS, reason, evidence)
 
+    def _exceeds(self, tally: Tally) -> bool:
+        """Whether so many have failed that the limit is broken even if every other device succeeds, or
+        that so many would be implausible under it."""
+        failed, finished, begun = tally.failed, tally.failed + tally.installed, _begun(tally)
+        needed = max(1, min(self.min_installs, tally.reachable))
+        certain = failed > self.limit * max(tally.reachable, finished)
+        implausible = begun >= needed and upper_tail(failed, begun, self.limit) <= IMPLAUSIBLE
+        return failed > 0 and not _is_alone(tally) and (certain or implausible)
+
+    def _blamed(self, snapshot: Snapshot) -> list[str]:
+        """The strata that explain why the limit is exceeded; none where others do it too."""
+        blamed = [
+            name
+            for name in told_apart(snapshot).names
+            if (tally := _part(snapshot, [name]).tally()).failed >= LEAST_FAILED
+            and self._exceeds(tally)
+        ]
+        rest = _without(snapshot, blamed).tally()
+        return blamed if rest.reachable and not self._exceeds(rest) else []
+
+    def _blame(self, snapshot: Snapshot, blamed: Sequence[str]) -> str:
+        """Who failed, why, and how many of the others did."""
+        parts: list[str] = []
+        for name in blamed:
+            tally = _part(snapshot, [name]).tally()
+            begun = _begun(tally)
+            parts.append(
+                f"{tally.failed} of {begun} canary devices of {name} that have begun failed "
+                f"({_share(tally.failed, begun)}; the limit is {_percent(self.limit)})"
+            )
+        rest = _without(snapshot, blamed).tally()
+        causes = _causes(_part(snapshot, blamed).tally())
+        return f"{', '.join(parts)}, {rest.failed or 'none'} of {_begun(rest)} others: {causes}"
+
     def _may_be_chance(self, failed: int, finished: int) -> bool:
         return upper_tail(failed, finished, self.limit) > PLAUSIBLE
+
+
+def _is_alone(tally: Tally) -> bool:
+    """Whether the devices that failed are one that may be broken by itself."""
+    reachable = max(tally.reachable, tally.failed + tally.installed)
+    return tally.failed < LEAST_FAILED and tally.failed < reachable
+
+
+def _begun(tally: Tally) -> int:
+    finished = tally.failed + tally.installed
+    return max(finished, tally.reachable - tally.of(Standing.WAITING))
+
+
+def _causes(tally: Tally) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in sorted(tally.failures.items()))
+
+
+def _part(snapshot: Snapshot, strata: Collection[str]) -> Snapshot:
+    cohort = tuple(device for device in snapshot.cohort if device.stratum in strata)
+    return replace(snapshot, cohort=cohort)
+
+
+def _without(snapshot: Snapshot, strata: Collection[str]) -> Snapshot:
+    cohort = tuple(device for device in snapshot.cohort if device.stratum not in strata)
+    return replace(snapshot, cohort=cohort)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """An audit makes every look and every decision again, and finds what was changed since."""
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
+from fleet.rollout.controller import Step, decide
 from fleet.rollout.preserved import read_kept, snapshot_from_bytes, snapshot_to_bytes
 from fleet.rollout.replay import Audit, audit
 from fleet.rollout.snapshot import Served
@@ -149,13 +151,37 @@ def test_what_is_gone_is_missing_and_not_equal_or_wrong(told: EvidenceFleet) -> 
 
 def test_a_snapshot_reads_back_to_the_same_bytes() -> None:
     odd = replace(good(3), committed_s=None, served=Served(requests=7, last_window_s=0.1 + 0.2))
-    taken = snapshot([good(1), refused(2), odd], limit_next=(1234.5, 5000), limit_bp=100)
+    kinds = {"cam/cpu": 20, "cam/cuda": 8}
+    taken = snapshot(
+        [good(1, stratum="cam/cpu"), refused(2), odd], limit_next=(1234.5, 5000), limit_bp=100,
+        strata=kinds,
+    )  # fmt: skip
     again, pointer = snapshot_from_bytes(snapshot_to_bytes(taken))
     assert again == taken
     assert pointer is None
     assert snapshot_to_bytes(again) == snapshot_to_bytes(taken)
     with pytest.raises(ValueError, match="damaged"):
         snapshot_from_bytes(b"nothing")
+
+
+def test_what_was_kept_before_strata_were_told_apart_is_decided_as_it_was() -> None:
+    """Everything went back then."""
+    failing = [replace(refused(number), stratum="cam/cuda") for number in range(10)]
+    fine = [good(number, stratum="cam/cpu") for number in range(10, 40)]
+    now = snapshot([*failing, *fine], strata={"cam/cpu": 300, "cam/cuda": 100})
+    kept = json.loads(zlib.decompress(snapshot_to_bytes(now)))
+    del kept["strata"], kept["cohort"]["stratum"]
+    old, _ = snapshot_from_bytes(zlib.compress(json.dumps(kept).encode()))
+    today, then = decide(now), decide(old)
+    assert today is not None
+    assert then is not None
+    assert (today.step, then.step) == (Step.STOP_STRATUM, Step.ROLLBACK)
+    assert "by_stratum" not in json.dumps(then.evidence)
+    assert [
+        one["evidence"]["alarm_at"]
+        for one in then.evidence["findings"]
+        if one["guard"] == "outcomes"
+    ] == [400.0]
 
 
 def test_a_snapshot_points_to_its_look(told: EvidenceFleet) -> None:

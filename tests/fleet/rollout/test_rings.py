@@ -219,11 +219,13 @@ def test_budgets_follow_from_promoted_rollouts(make: Make) -> None:
             ("install", "crash", "revert", "silence"), 0.1
         )
         old = connection.execute(select(rollouts)).mappings().one()
-        for number, state in ((-1, "rolled_back"), (0, "promoted")):
-            about = {"id": f"r{number}", "number": number, "state": state}
+        stopped = {"stopped": ["cam/cuda"]}
+        past = ((-2, "promoted", stopped), (-1, "rolled_back", {}), (0, "promoted", {}))
+        for number, state, details in past:
+            about = {"id": f"r{number}", "number": number, "state": state, "details": details}
             connection.execute(insert(rollouts), dict(old) | about)
             for device in range(500):
-                outcome = "refused" if device < 20 or state == "rolled_back" else "committed"
+                outcome = "refused" if device < 20 or number < 0 else "committed"
                 code = "disk_full" if outcome == "refused" else ""
                 step = {"device_id": f"x{device}", "rollout_id": about["id"], "outcome": outcome}
                 plain = dict.fromkeys(("deployment_id", "manifest_sha256", "phase", "reason"), "")

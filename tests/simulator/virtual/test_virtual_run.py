@@ -63,6 +63,25 @@ def test_what_devices_put_back_themselves_ends_a_rollout(candidate, counted, rea
     assert reason in found.reason
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("reverted_rate = 1.0\nreverted_s = 5", "went back by themselves"),
+        ("refused_rate = 1.0", "refused the bundle"),
+    ],
+)
+def test_a_bundle_that_fails_on_one_provider_goes_on_to_the_others(fault, says):
+    kinds = "kinds = { 'edge/cpu' = 0.6, 'edge/cuda' = 0.4 }"
+    found = ended(small(f"only_kind = 'edge/cuda'\n{fault}", population=kinds))
+    acted = [one for one in found.decisions if one.action != "hold"]
+    assert [one.action for one in acted] == ["start", "stop_stratum", "advance", "promote"]
+    assert acted[1].reason.startswith("stopping edge/cuda in stage 1 of 2 (20 %): ")
+    assert says in acted[1].reason
+    assert found.state == "promoted"
+    assert 60 < found.serving < 84, "all of cpu, about 72 of 120, and none of cuda"
+    assert found.refused + found.reverted < 20, "cuda devices of the first stage alone"
+
+
 def test_a_fleet_that_is_not_heard_holds_and_is_left_alone_in_the_end():
     found = ended(small("error_floor = 1.0", population="lost_rate = 1.0", run="duration_s = 400"))
     assert (found.state, found.stage) == ("holding", 0)
