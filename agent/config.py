@@ -208,6 +208,11 @@ class ServingSection:
         default="",
         check=_checked_socket,
     )
+    confine: bool = key(
+        "Whether the model server gives up what it does not need: other files than its bundles, other programs,\n"
+        "connections to anybody. What the kernel cannot take away stays; 'fleet-agent doctor' says what.",
+        default=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)

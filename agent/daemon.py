@@ -156,7 +156,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         trust_store = SqliteTrustStore(paths.trust)
         stack.callback(trust_store.close)
         measured = MeasuredStore(paths.measured)
-        server = _model_server(config, measured)
+        server = _model_server(config, paths, measured)
         stack.push_async_callback(server.stop)
         # Before anything of gRPC begins in this process: a child is never forked from beside its threads.
         await server.start()
@@ -208,7 +208,9 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         yield _Running(supervisor, updater, server, spool)
 
 
-def _model_server(config: AgentConfig, measured: MeasuredStore) -> ProcessModelServer:
+def _model_server(
+    config: AgentConfig, paths: StatePaths, measured: MeasuredStore
+) -> ProcessModelServer:
     return ProcessModelServer(
         config.serving.listen,
         ModelServerLimits(start_s=config.update.start_timeout_s, rest_s=config.health.rest_s),
@@ -220,6 +222,7 @@ def _model_server(config: AgentConfig, measured: MeasuredStore) -> ProcessModelS
             config.serving.http_unix,
             config.serving.grpc_front,
         ),
+        reads_only=(paths.slots, paths.measured) if config.serving.confine else (),
     )
 
 

@@ -31,6 +31,12 @@ ONNXRUNTIME_TIMEOUT_S: Final = 60
 REACH_TIMEOUT_S: Final = 5.0
 CLOCK_SKEW_S: Final = 60.0
 ROOT_WARN_S: Final = 30 * 86400.0
+_KEPT_FROM: Final = {
+    "network_isolated": "an empty network namespace or the filter of system calls",
+    "files_confined": "Landlock",
+    "calls_confined": "the filter of system calls",
+    "privileges_dropped": "dropped privileges",
+}
 
 
 class Level(Enum):
@@ -259,6 +265,40 @@ def _onnxruntime(_config: AgentConfig) -> Iterator[Finding]:
     )
 
 
+def _confinement(config: AgentConfig) -> Iterator[Finding]:
+    """What this kernel lets a trial give up, found by giving it up in a child."""
+    from agent.runtime.child import child_command, child_environment
+
+    done = subprocess.run(
+        child_command("agent.runtime.confine"),
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=ONNXRUNTIME_TIMEOUT_S,
+        check=False,
+    )
+    try:
+        found = json.loads(done.stdout)
+        missing = [name for measure, name in _KEPT_FROM.items() if not found[measure]]
+    except (ValueError, KeyError, TypeError):
+        text = f"cannot be tried: {(done.stderr.strip().splitlines() or ['no answer'])[-1]}"
+        yield Finding("confinement", Level.FAIL, text, "install muster-edge again")
+        return
+    if not config.serving.confine:
+        missing.append("[serving] confine, which is off")
+    if missing:
+        yield Finding(
+            "confinement",
+            Level.WARN,
+            f"models under trial or serving are not kept in by: {', '.join(missing)}",
+            "a kernel from 5.13 on with Landlock and seccomp has all of it; bundles are tried all the same",
+        )
+    else:
+        yield Finding(
+            "confinement", Level.OK, "models reach no file, program or network but their own"
+        )
+
+
 def _slots(config: AgentConfig) -> Iterator[Finding]:
     from agent.adapters.slot_store import FolderSlotStore
     from agent.status import read_status
@@ -297,5 +337,6 @@ _CHECKS: Final[dict[str, Callable[[AgentConfig], Iterator[Finding]]]] = {
     "fleet manager": _grpc,
     "broker": _broker,
     "onnxruntime": _onnxruntime,
+    "confinement": _confinement,
     "slots": _slots,
 }

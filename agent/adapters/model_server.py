@@ -21,8 +21,10 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from agent.adapters.durable import make_folder
 from agent.errors import AgentError, DeviceError
 from agent.ports import ServedWindow, ServerState, Sharing
 from agent.runtime import run_marks
@@ -30,6 +32,7 @@ from agent.runtime.child import child_command, child_environment, describe_exit
 from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.serving.control import Message, Op, windows_from
 from agent.serving.control_client import ControlClient
+from agent.serving.listen import remove_sockets
 from agent.trust.loopback import require_loopback
 
 __all__ = ["ModelServerLimits", "OtherFronts", "ProcessModelServer"]
@@ -100,14 +103,19 @@ class ProcessModelServer:
         providers: Sequence[str] = DEFAULT_PROVIDERS,
         form_of: Callable[[str], str] | None = None,
         fronts: OtherFronts | None = None,
+        reads_only: Sequence[Path] = (),
     ) -> None:
-        """``form_of``: the folder where the saved form of a bundle may be, by manifest digest."""
+        """``form_of``: the folder where the saved form of a bundle may be, by manifest digest.
+        ``reads_only``: the process is confined, and reads bundles and saved forms from these folders alone."""
         self._providers = tuple(providers)
         self._form_of = form_of
         host, _, port = listen.rpartition(":")
         require_loopback(host, "[serving] listen")
         self._host, self._port = host, port
         self._fronts = fronts or OtherFronts()
+        self._reads_only = tuple(reads_only)
+        self.confined: Mapping[str, float] = {}
+        """What the running process was kept from (``agent.runtime.confine.Confined.measures``)."""
         self._http = self._fronts.http
         if self._http:
             require_loopback(self._http.rpartition(":")[0], "[serving] http")
@@ -318,6 +326,8 @@ class ProcessModelServer:
     async def _spawn(self) -> _Child:
         """Start a process and wait until it answers. Raises DeviceError, leaving nothing behind."""
         marks = self._fresh_marks()
+        for folder in self._reads_only:  # what is not there cannot be granted
+            make_folder(folder)
         ours, theirs = socket.socketpair()
         with theirs:
             command = child_command(
@@ -332,6 +342,7 @@ class ProcessModelServer:
                 "--http-unix", self._fronts.http_unix,
                 "--grace-s", str(self._limits.grace_s),
                 "--rest-s", str(self._limits.rest_s),
+                *(f"--confine-read={folder}" for folder in self._reads_only),
             )  # fmt: skip
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -361,6 +372,7 @@ class ProcessModelServer:
         self._port = str(ready["port"])
         if self._http:
             self._http = f"{self._http.rpartition(':')[0]}:{ready['http_port']}"
+        self.confined = ready.get("confined", {})
         self._child = _Child(process, control, self.address)
         self._set_state(
             replace(
@@ -414,6 +426,10 @@ class ProcessModelServer:
                 await child.control.ask(Op.SHUTDOWN)
             async with asyncio.timeout(limit_s):
                 await asyncio.shield(died)
+            # A confined server may not remove anything.
+            remove_sockets(
+                [path for path in (self._fronts.grpc_unix, self._fronts.http_unix) if path]
+            )
 
     async def _end(self, process: asyncio.subprocess.Process, control: ControlClient) -> None:
         """Make sure that process and channel are gone."""

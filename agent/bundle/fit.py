@@ -1,14 +1,16 @@
 """How the parts of a manifest fit: each refers only to what exists.
 
-Rules kept here: names pass ``agent.bundle.names``; one digest has one size; a stage reads only what
-is there before it and writes only new names; each contract output is produced by a stage; each
-golden case gives every input, and its files have the bytes its dtype and shape need; what is observed
-is an output that can be. Whether the
-contract fits the models is checked where models can be read (fleet build, trial).
+Rules kept here: names pass ``agent.bundle.names``; a file is of a kind that somebody reads (stages are ``.onnx``,
+golden tensors ``.bin``, what lies beside them raw bytes, text or signatures), nothing that is run or unpacked; one
+digest has one size; a stage reads only what is there before it and writes only new names; each contract output is
+produced by a stage; each golden case gives every input, and its files have the bytes its dtype and shape need; what is
+observed is an output that can be. Whether the contract fits the models is checked where models can be read (fleet
+build, trial).
 """
 
 import math
 from collections.abc import Iterable
+from typing import Final
 
 from agent.bundle.errors import ManifestError
 from agent.bundle.fields import refuse_repeats
@@ -17,6 +19,10 @@ from agent.bundle.names import check_names
 from agent.bundle.observe import check_observe
 
 __all__ = ["check_manifest"]
+
+STAGE_ENDING: Final = ".onnx"
+GOLDEN_ENDING: Final = ".bin"
+PAPER_ENDINGS: Final = (GOLDEN_ENDING, ".json", ".jsonl", ".md", ".sig", ".txt")
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -29,6 +35,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_piece_sizes(manifest)
     _check_wiring(manifest)
     _check_golden(manifest)
+    _check_kinds(manifest)
     check_observe(manifest)
     classes = manifest.requirements.classes
     if classes and manifest.device_class not in classes:
@@ -36,6 +43,24 @@ def check_manifest(manifest: Manifest) -> None:
             f"requirements.classes = {', '.join(classes)} leaves out the bundle's own class "
             f"{manifest.device_class!r}; add it"
         )
+
+
+def _check_kinds(manifest: Manifest) -> None:
+    stages = {stage.file for stage in manifest.stages}
+    tensors = {tensor.file for case in manifest.golden for _, tensor in case.inputs}
+    tensors |= {output.tensor.file for case in manifest.golden for output in case.outputs}
+    for file in manifest.files:
+        endings = {
+            "a stage's model": (STAGE_ENDING,) if file.name in stages else (),
+            "a golden tensor": (GOLDEN_ENDING,) if file.name in tensors else (),
+            "no model and no tensor": PAPER_ENDINGS if file.name not in stages | tensors else (),
+        }
+        for role, allowed in endings.items():
+            if allowed and not file.name.endswith(allowed):
+                raise ManifestError(
+                    f"file {file.name!r} is {role}, so its name must end in {' or '.join(allowed)}; "
+                    f"nothing else is read from a bundle: rename it or leave it out"
+                )
 
 
 def _check_piece_sizes(manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from agent.errors import AgentError, BundleError
 
 __all__ = [
+    "ForbiddenModelError",
     "InferenceError",
     "InputContractError",
     "ModelLoadError",
@@ -41,6 +42,10 @@ class NotReadyError(RequestError):
 
 class ModelLoadError(BundleError):
     """The bundle's files cannot be made into a running pipeline that keeps the contract."""
+
+
+class ForbiddenModelError(ModelLoadError):
+    """A model file would run or read what no device allows, or is built to exhaust one. No device takes it."""
 
 
 class InferenceError(BundleError):

@@ -23,6 +23,7 @@ from typing import Any, Final
 from agent.bundle import Manifest, manifest_sha256
 from agent.bundle.folder import read_bundle
 from agent.errors import BundleError
+from agent.runtime.confine import confine_trial
 from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.runtime.sandbox import (
     die_with_parent,
@@ -82,11 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest, raw = read_bundle(options.folder)
         lock_down(manifest.size_bytes + FILE_SLACK_BYTES)
         limit_cpu(options.cpu_s)
-        leave_network()
+        providers = tuple(options.providers.split(","))
+        left = leave_network()
+        confine_trial(options.folder, providers, keep_in=options.target, network_left=left)
         from agent.runtime.engine import ort
 
         limit_memory(ROOM * (manifest.requirements.memory_bytes or options.default_memory_bytes))
-        providers = tuple(options.providers.split(","))
         maker = Maker(manifest_sha256(raw), ort.__version__, processor(), providers)
         form = _make(_Work(options.folder, options.target, manifest, maker))
         write_form(options.target, form)

@@ -7,7 +7,7 @@ Rules kept here:
 - Limits come from the kernel, not from good will: memory (``RLIMIT_DATA``: what the process may
   allocate, not what it may map from files), processor time, open files.
 - No network where the kernel allows an unprivileged network namespace; whether it did is reported,
-  never assumed.
+  never assumed. What else it may not do: ``agent.runtime.confine``.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ __all__ = [
     "limit_cpu",
     "limit_memory",
     "lock_down",
+    "no_new_privileges",
     "peak_rss_bytes",
     "rss_bytes",
 ]
@@ -49,10 +50,15 @@ def lock_down(max_file_bytes: int = 0) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     with contextlib.suppress(OSError):  # a system without /proc: it has no such choice either
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    no_new_privileges()
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, max_file_bytes)
     _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+
+
+def no_new_privileges() -> None:
+    """No program started from here on gains any; the kernel asks for it before it takes a filter."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def leave_network() -> bool:

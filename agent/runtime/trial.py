@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.bundle import Manifest
-from agent.bundle.folder import open_bundle_file, read_bundle
+from agent.bundle.folder import read_bundle
 from agent.errors import BundleError
-from agent.runtime.errors import InferenceError
+from agent.runtime.confine import confine_trial
+from agent.runtime.errors import ForbiddenModelError, InferenceError
 from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.runtime.sandbox import (
     die_with_parent,
@@ -77,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     die_with_parent()
     lock_down()
     limit_cpu(options.cpu_s)
-    isolated = leave_network()
-    measures: dict[str, float] = {"network_isolated": float(isolated)}
+    providers = tuple(options.providers.split(","))
+    confined = confine_trial(options.folder, providers, network_left=leave_network())
+    measures = confined.measures()
     try:
         manifest, _ = read_bundle(options.folder)
         memory = (
@@ -86,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             or manifest.requirements.memory_bytes
             or options.default_memory_bytes
         )
-        providers = tuple(options.providers.split(","))
         _try_bundle(_Tried(options.folder, manifest, providers), memory, measures)
         report = TrialReport(True, measures=measures)
     except _Refused as refused:
@@ -118,7 +119,7 @@ def _try_bundle(tried: _Tried, memory_bytes: int, measures: dict[str, float]) ->
         _Refused: the bundle did not pass.
     """
     # After the network is gone: importing these starts threads.
-    from agent.runtime.onnx_scan import scan_model
+    from agent.runtime.onnx_scan import scan_bundle
     from agent.runtime.pipeline import Pipeline
     from agent.runtime.session import EngineOptions
 
@@ -126,9 +127,7 @@ def _try_bundle(tried: _Tried, memory_bytes: int, measures: dict[str, float]) ->
     base_bytes = rss_bytes()
     limit_memory(memory_bytes)
     try:
-        for stage in manifest.stages:
-            with open_bundle_file(folder, stage.file) as file:
-                scan_model(file, stage.file)
+        scan_bundle(folder, manifest)
         began_s = time.perf_counter()
         pipeline = Pipeline.load(folder, manifest, EngineOptions(tried.providers))
         measures["load_ms"] = round((time.perf_counter() - began_s) * 1000, 3)
@@ -149,6 +148,8 @@ def _refusal(error: BundleError, manifest: Manifest, memory_bytes: int) -> _Refu
     if "bad_alloc" in text or "allocate memory" in text:
         reason = f"more memory than the {_mb(memory_bytes)} allowed is needed: {text}"
         return _Refused(TrialReason.MEMORY, reason)
+    if isinstance(error, ForbiddenModelError):
+        return _Refused(TrialReason.FORBIDDEN, text)
     if isinstance(error, InferenceError) and manifest.golden:
         return _Refused(TrialReason.GOLDEN_FAILED, text)
     return _Refused(TrialReason.LOAD_FAILED, text)

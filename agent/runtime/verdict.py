@@ -23,6 +23,7 @@ class TrialReason(StrEnum):
     """Why a bundle was refused."""
 
     LOAD_FAILED = "trial_load_failed"
+    FORBIDDEN = "trial_forbidden"
     GOLDEN_FAILED = "trial_golden_failed"
     NON_FINITE = "trial_non_finite"
     MEMORY = "trial_memory"
@@ -34,8 +35,9 @@ class TrialReason(StrEnum):
 @dataclass(frozen=True, slots=True)
 class TrialReport:
     """``ok`` or refused with a reason. ``measures``: load_ms, latency_ms, best_latency_ms,
-    peak_rss_bytes, model_rss_bytes, golden_cases, network_isolated (1 when the trial had no
-    network)."""
+    peak_rss_bytes, model_rss_bytes, golden_cases, and what the trial was kept from (0: the kernel cannot; see
+    ``agent.runtime.confine.Confined``): network_isolated, files_confined (the ABI of Landlock), calls_confined,
+    privileges_dropped."""
 
     ok: bool
     reason_code: str = ""

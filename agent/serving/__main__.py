@@ -8,6 +8,7 @@ Rules kept here:
 - SIGTERM and a shutdown request drain: no new requests, those under way get ``--grace-s``, then the
   process ends whatever still runs. SIGINT is the supervisor's to handle.
 - Ports and sockets are ours alone or the start fails: a second server must not share them silently.
+- With ``--confine-read`` it gives up, before its first thread, what it does not need (``agent.runtime.confine``).
 """
 
 import argparse
@@ -20,11 +21,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.errors import ConfigError
 from agent.health.calm import CalmLimits
 from agent.runtime import run_marks
+from agent.runtime.confine import Confined, ServerPlaces, confine_server
 from agent.runtime.engine import ort
 from agent.runtime.providers import DEFAULT_PROVIDERS, check_available
 from agent.runtime.registry import Registry
@@ -33,7 +36,7 @@ from agent.runtime.session import EngineOptions
 from agent.serving.at_rest import AtRest, work_of
 from agent.serving.control import Event, encode
 from agent.serving.control_loop import ControlLoop
-from agent.serving.listen import bind_tcp, bind_unix, remove_sockets
+from agent.serving.listen import bind_tcp, bind_unix, claim_unix, remove_sockets
 from agent.serving.protocol import InferenceProtocol
 from agent.serving.service import InferenceService
 from agent.serving.watchdog import RunWatchdog
@@ -86,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.marks_fd is not None:
         run_marks.install(options.marks_fd)
     channel = socket.socket(fileno=options.control_fd)
+    try:
+        confined = _confine(options)
+    except RuntimeError as error:
+        channel.sendall(encode({"event": Event.FAILED, "error": str(error)}))
+        return EXIT_FAILED
     limits = ServingLimits()
     registry = Registry(engine=EngineOptions(providers=tuple(options.providers.split(","))))
     watchdog = RunWatchdog(max_run_s=limits.max_run_s, look_every_s=limits.look_every_s)
@@ -108,7 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.collect()
     gc.freeze()  # what is there now stays: later collections have less to look through
     control.send(
-        {"event": Event.READY, "port": server.port, "http_port": http_port, "pid": os.getpid()}
+        {
+            "event": Event.READY,
+            "port": server.port,
+            "http_port": http_port,
+            "pid": os.getpid(),
+            "confined": {} if confined is None else confined.measures(),
+        }
     )
     if options.rest_s > 0:
         look = partial(work_of, registry, watchdog, lambda: control.loading)
@@ -133,11 +147,36 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--providers", default=",".join(DEFAULT_PROVIDERS), metavar="NAME,...", help="in order"
     )
+    parser.add_argument(
+        "--confine-read", action="append", default=[], metavar="DIR", help="bundles are read from here alone"
+    )  # fmt: skip
     parser.add_argument("--grace-s", type=float, default=5.0)
     parser.add_argument(
         "--rest-s", type=float, default=0.0, help="give memory back after; 0: never"
     )
     return parser.parse_args(arguments)
+
+
+def _confine(options: argparse.Namespace) -> Confined | None:
+    """Give up what is not needed, when told what is; sockets that dead servers left behind are removed before.
+
+    Raises:
+        RuntimeError: a unix socket's place is taken.
+    """
+    if not options.confine_read:
+        return None
+    sockets = {
+        name: path
+        for name, path in (("grpc_unix", options.grpc_unix), ("http_unix", options.http_unix))
+        if path
+    }
+    for name, path in sockets.items():
+        claim_unix(path, f"[serving] {name}")
+    places = ServerPlaces(
+        tuple(Path(folder) for folder in options.confine_read),
+        tuple(Path(path).parent for path in sockets.values()),
+    )
+    return confine_server(places, options.providers.split(","))
 
 
 def _tell(stop: int) -> None:

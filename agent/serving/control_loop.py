@@ -116,7 +116,7 @@ class ControlLoop:
             return self._unload_first(message)
         manifest, _ = read_bundle(message["path"])
         if manifest.intra_op_threads <= 1:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+            os.setpriority(os.PRIO_PROCESS, 0, 19)  # this thread
         place = run_marks.begin(message["manifest_sha256"])
         try:
             form = message.get("form")

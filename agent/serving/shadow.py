@@ -138,7 +138,7 @@ class ShadowRunner:
         return True
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._limits.nice)
+        os.setpriority(os.PRIO_PROCESS, 0, self._limits.nice)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._copies)

@@ -1,7 +1,8 @@
 """Publishing a bundle from the machine that holds the release key: what the server lacks, then the signature.
 
-Rules kept here: only a folder that is whole is published; pieces go first, so that what is signed can
-be fetched; the key never leaves this machine; being interrupted anywhere and started again is harmless.
+Rules kept here: only a folder that is whole is published, with models that no device refuses at sight; pieces go first,
+so that what is signed can be fetched; the key never leaves this machine; being interrupted anywhere and started again
+is harmless.
 """
 
 import base64
@@ -13,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from agent.bundle import BundleFileError, Manifest, Piece
 from agent.bundle.folder import open_bundle_file, read_bundle, verify_folder
+from agent.runtime.onnx_scan import scan_bundle
 from fleet.errors import ConflictError, RefusedError
 from fleet.repository.release import ReleaseEntry, parse_release_role, read_entries, sign_release
 
@@ -66,12 +68,13 @@ def publish_folder(
     """Upload missing pieces, sign the release role with one bundle more, hand it in.
 
     Raises:
-        BundleError: the folder is not a whole bundle.
+        BundleError: the folder is not a whole bundle, or a model in it is none that a device may run.
         ConfigError: the key cannot be read.
         FleetError: the server refused, or cannot be reached.
     """
     verify_folder(request.folder)
     manifest, raw = read_bundle(request.folder)
+    scan_bundle(request.folder, manifest)
     missing = _missing(server, manifest.pieces())
     sent_bytes = _upload(server, request.folder, manifest, missing, progress)
     answer = _hand_in(server, request, manifest, raw)

@@ -14,6 +14,8 @@ from typing import Any, Final
 from agent.bundle import GoldenTensor
 from agent.bundle.folder import read_bundle
 from agent.errors import AgentError
+from agent.runtime.confine import confine_trial
+from agent.runtime.providers import DEFAULT_PROVIDERS
 from agent.runtime.sandbox import die_with_parent, leave_network, limit_cpu, lock_down
 
 __all__ = ["main"]
@@ -28,7 +30,7 @@ def main(folder: Path) -> int:
     die_with_parent()
     lock_down()
     limit_cpu(CPU_S)
-    leave_network()
+    confine_trial(folder, DEFAULT_PROVIDERS, network_left=leave_network())
     try:
         answer: Mapping[str, Any] = {"cases": _answers(folder, cases)}
     except (AgentError, MemoryError) as error:

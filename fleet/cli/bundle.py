@@ -13,7 +13,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from agent.bundle import Manifest, TensorSpec, manifest_sha256
 from agent.bundle.folder import read_bundle, verify_folder
+from agent.errors import BundleError
 from agent.runtime import run_trial_blocking
+from agent.runtime.onnx_scan import scan_bundle
 from agent.runtime.verdict import clean_text
 from fleet.artifacts.publish import PieceProgress, PublishRequest, publish_folder
 from fleet.cli.client import FleetClient, ServerOption
@@ -90,8 +92,10 @@ def inspect(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
     """Show what a bundle holds and demands, without running it."""
     with errors(as_json):
         manifest, raw = read_bundle(folder)
+        refusal = _refusal(folder, manifest)
         if as_json:
             body = asdict(manifest)
+            body["refusal"] = refusal
             body.update(path=manifest.path, manifest_sha256=manifest_sha256(raw))
             body["size_bytes"] = manifest.size_bytes
             print_json(body)
@@ -99,6 +103,8 @@ def inspect(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
         say(manifest.path, style="bold")
         say(f"sha256 {manifest_sha256(raw)}")
         _show(manifest)
+        if refusal:
+            say(f"Every device refuses it: {refusal}", style="red")
 
 
 @app.command()
@@ -188,6 +194,15 @@ def list_bundles(server: str = ServerOption, as_json: bool = JsonOption) -> None
 
 
 # --- what is shown --------------------------------------------------------------------------------
+
+
+def _refusal(folder: Path, manifest: Manifest) -> str:
+    """Why devices refuse its models at sight; empty when they do not."""
+    try:
+        scan_bundle(folder, manifest)
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 def _show(manifest: Manifest) -> None:
