@@ -37,6 +37,7 @@ from agent.adapters.systemd import Notifier
 from agent.adapters.trial import ProcessTrial, TrialKeeping, TrialLimits
 from agent.adapters.trust_store import SqliteTrustStore
 from agent.at_rest import keep_small
+from agent.built import BUILT_S
 from agent.config import AgentConfig, load_config, parse_address
 from agent.errors import AgentError, ConfigError
 from agent.health.budget import BudgetLimits
@@ -142,7 +143,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
     device = config.device
     boot_id = secrets.token_hex(8)
     clock = SystemClock()
-    refresher = TrustRefresher(_read_root(config))
+    refresher = TrustRefresher(_read_root(config), known_past=lambda: BUILT_S)
     async with AsyncExitStack() as stack:
         spool = SqliteSpool(
             paths.spool,

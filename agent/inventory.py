@@ -17,6 +17,7 @@ from agent.health.telemetry import ServedModel
 from agent.ports import ResourceUse
 from agent.runtime.providers import CPU
 from agent.trust import DeviceFacts
+from agent.trust.status import TrustStatus
 from protos import report_pb2
 
 __all__ = ["Machine", "agent_version", "installed_version", "provider_name", "read_machine"]
@@ -55,6 +56,7 @@ class Machine:
         active: Iterable[ServedModel],
         use: ResourceUse | None,
         utc_offset_minutes: int = 0,
+        trust: TrustStatus | None = None,
     ) -> report_pb2.Inventory:
         """The inventory as the fleet manager gets it. ``use`` None: not known now; the next one says it."""
         return report_pb2.Inventory(
@@ -71,6 +73,7 @@ class Machine:
             utc_offset_minutes=utc_offset_minutes,
             battery_percent=use.battery_percent if use is not None else None,
             on_battery=use.on_battery if use is not None else False,
+            trust=_trust(trust) if trust is not None and trust != TrustStatus() else None,
             active=[
                 report_pb2.ActiveModel(
                     model=served.model,
@@ -81,6 +84,17 @@ class Machine:
                 for served in active
             ],
         )
+
+
+def _trust(status: TrustStatus) -> report_pb2.TrustStatus:
+    return report_pb2.TrustStatus(
+        refusal_code=status.code,
+        refusal=status.text,
+        refused_unix_ms=int(status.refused_s * 1000),
+        refused=status.refused,
+        refusing=status.refusing,
+        notices=status.notices,
+    )
 
 
 def installed_version(distribution: str) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agent.alarm import Alarm
@@ -32,6 +32,7 @@ from agent.ports import (
     ServerState,
 )
 from agent.trust import CurrentModel, Decision
+from agent.trust.status import TrustStatus
 from agent.trust_keeper import TrustKeeper, TrustKeeperLimits, TrustPorts
 from agent.update.journal import Deployment
 from agent.update.served import ServedBundle
@@ -92,13 +93,15 @@ class SupervisorPorts:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorLimits:
-    """``inventory_s``: how often the inventory is reported even without a change."""
+    """``inventory_s``: how often the inventory is reported even without a change. ``trust_news_s``: how often at most
+    because of what was refused, so that a flood of bad metadata is no flood of reports."""
 
     pace: PaceLimits = field(default_factory=PaceLimits)
     uplink: UplinkLimits = field(default_factory=UplinkLimits)
     trust: TrustKeeperLimits = field(default_factory=TrustKeeperLimits)
     budget: BudgetLimits = field(default_factory=BudgetLimits)
     inventory_s: float = 24 * 3600.0
+    trust_news_s: float = 60.0
 
 
 class Supervisor:
@@ -126,6 +129,7 @@ class Supervisor:
         self._windows = WindowAccumulator(self._now_ms())
         self._budget = BudgetWatch(self._limits.budget)
         self._told: tuple[tuple[ServedModel, ...], int, bool] | None = None
+        self._trust_told = TrustStatus().news
         self._use: ResourceUse | None = None
         self._told_s = 0.0
         self._updater: UpdaterPort | None = None
@@ -159,7 +163,7 @@ class Supervisor:
         """
         self._updater = updater
         keeper = TrustKeeper(
-            self._ports.trust,
+            replace(self._ports.trust, changed=self._tick.set),
             self._machine.facts(),
             updater.current,
             updater.desire,
@@ -207,6 +211,8 @@ class Supervisor:
                 wait_s = min(wait_s, self._limits.pace.probation_s)
             if self._limits.budget.any:
                 wait_s = min(wait_s, self._limits.budget.sample_s)
+            if self._trust_status().news != self._trust_told:
+                wait_s = min(wait_s, self._told_s + self._limits.trust_news_s - now)
             await self._tick.wait(wait_s)
             await self._drain(updater)
             self._watch_budget(updater)
@@ -276,13 +282,18 @@ class Supervisor:
         active = tuple(_served_model(bundle) for bundle in served)
         now, offset = self._clock.monotonic_s(), self._clock.utc_offset_minutes()
         on_battery = self._use is not None and self._use.on_battery
-        told = (active, offset, on_battery)
-        if told == self._told and now - self._told_s < self._limits.inventory_s:
+        told, trust = (active, offset, on_battery), self._trust_status()
+        since_s = now - self._told_s
+        has_news = trust.news != self._trust_told and since_s >= self._limits.trust_news_s
+        if told == self._told and since_s < self._limits.inventory_s and not has_news:
             return
         use = self._read_use()
         self._told = (active, offset, use is not None and use.on_battery)
-        self._told_s = now
-        self._reporter.inventory(self._machine.report(active, use, offset))
+        self._told_s, self._trust_told = now, trust.news
+        self._reporter.inventory(self._machine.report(active, use, offset, trust))
+
+    def _trust_status(self) -> TrustStatus:
+        return self._keeper.status if self._keeper is not None else TrustStatus()
 
     def _now_ms(self) -> int:
         return int(self._clock.now_s() * 1000)

@@ -7,12 +7,16 @@ Rules kept here:
   rationed (``burst`` at once, then one every ``refill_s``), whatever a broker sends.
 - Besides packs, everything is fetched over gRPC on every connect and every ``refresh_s``, with jitter, so that a broker
   that withholds a halt is caught.
-- Decisions are made again every ``decide_s``, because a speed limit opens with time, but only until the metadata
-  expires: a device that hears nothing starts nothing.
+- Decisions are made again every ``decide_s``, because a speed limit opens with time, and at the moment the metadata
+  expires: from then on nothing is begun, tried or swapped in. A device that hears nothing starts nothing.
+- A trust store that cannot be read directs nothing, and the device goes on serving. After one that was cut short or
+  is an older copy, packs wait until the fleet manager itself has been asked: an old pack cannot use the gap.
+- What is refused is kept as a status for the fleet.
 """
 
 import hashlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +32,15 @@ from agent.trust import (
     Decision,
     DeviceFacts,
     Directive,
+    Emergencies,
     RefusedMetadataError,
     TrustState,
     TrustStore,
-    decide,
+    World,
+    decide_in,
 )
+from agent.trust.emergency import NO_EMERGENCY
+from agent.trust.status import STORE_CODE, TrustStatus, code_of, notices_of
 
 __all__ = ["Refresh", "TrustCounts", "TrustKeeper", "TrustKeeperLimits", "TrustPorts", "TrustView"]
 
@@ -41,11 +49,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrustView:
-    """What a verified state says. ``expires_s``: from when on nothing may be started by it any more."""
+    """What a verified state says. ``expires_s``: from when on nothing may be started by it any more.
+
+    ``unreadable``: why entries that this agent does not understand are passed over.
+    """
 
     directives: tuple[Directive, ...]
     releases: Mapping[str, BundleRelease]
     expires_s: float
+    emergency: Emergencies = NO_EMERGENCY
+    unreadable: tuple[str, ...] = ()
 
 
 class Refresh(Protocol):
@@ -58,13 +71,17 @@ class Refresh(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrustPorts:
-    """What the keeper asks of the world. ``read`` sees only states that ``refresh`` returned."""
+    """What the keeper asks of the world. ``read`` sees only states that ``refresh`` returned.
+
+    ``changed`` is called when the status has news for the fleet.
+    """
 
     store: TrustStore
     refresh: Refresh
     read: Callable[[TrustState], TrustView]
     offload: Offload
     clock: Clock
+    changed: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +138,7 @@ class TrustKeeper:
         self._view: TrustView | None = None
         self._decisions: tuple[Decision, ...] = ()
         self._expiry_said = False
+        self._status = TrustStatus()
         self.counts = TrustCounts()
 
     @property
@@ -132,6 +150,11 @@ class TrustKeeper:
     def decisions(self) -> tuple[Decision, ...]:
         """The latest decisions."""
         return self._decisions
+
+    @property
+    def status(self) -> TrustStatus:
+        """What the fleet is to be told about the metadata of this device."""
+        return self._status
 
     def offer_pack(self, pack: bytes) -> None:
         """A pack has arrived."""
@@ -153,22 +176,31 @@ class TrustKeeper:
         self._work.set()
 
     async def run(self) -> None:
-        """Work until cancelled.
-
-        Raises:
-            DeviceError: the trust store cannot be read.
-        """
-        self._state = await run_to_end(self._ports.offload, self._ports.store.load)
+        """Work until cancelled."""
+        await self._load()
         while True:
             await self._work.wait(self._wait_s())
             await self._work_once()
+
+    async def _load(self) -> None:
+        """Read the store; until that succeeds nothing is directed, and the device goes on serving."""
+        while True:
+            try:
+                self._state = await run_to_end(self._ports.offload, self._ports.store.load)
+            except DeviceError as error:
+                self._refused(STORE_CODE, str(error))
+                await self._clock.sleep(self._limits.retry_most_s)
+                continue
+            if self._state.damage:
+                self._refused(STORE_CODE, self._state.damage)
+            return
 
     # --- when -------------------------------------------------------------------------------------
 
     def _wait_s(self) -> float:
         now = self._clock.monotonic_s()
         due = [max(self._refresh_at_s, self._retry_s)]
-        if self._pack is not None:
+        if self._pack is not None and not self._state.damage:
             due.append(max(self._retry_s, now))
         self._refill(now)
         if self._tokens < 1:
@@ -189,7 +221,8 @@ class TrustKeeper:
         if self._tokens >= 0.999 and now >= self._retry_s:
             refresh_due = now >= self._refresh_at_s
             # A pack that cannot be judged yet takes turns with the refresh, which may well go through.
-            if self._pack is not None and not (refresh_due and self._failures % 2):
+            waits = self._state.damage or (refresh_due and self._failures % 2)
+            if self._pack is not None and not waits:
                 self._tokens -= 1
                 await self._take_pack(self._pack)
             elif refresh_due:
@@ -210,35 +243,47 @@ class TrustKeeper:
         """True when the question is settled, False when it has to be asked again."""
         try:
             state = await self._ports.refresh(self._state, pack)
-        except RefusedMetadataError as error:
-            self.counts.refused += 1
-            log.warning("%s", error, extra={"reason_code": error.code})
-            if error.progress is not None:
-                await self._save(error.progress)
-            return self._settled(pack, self._limits.retry_most_s)
         except TrustError as error:
-            self.counts.refused += 1
-            log.warning("%s", error)
+            self._refused(code_of(error), str(error))
+            if isinstance(error, RefusedMetadataError) and error.progress is not None:
+                await self._save(error.progress)
             return self._settled(pack, self._limits.retry_most_s)
         except LinkError as error:
             self.counts.unreachable += 1
             log.info("signed metadata waits for the fleet manager: %s", error)
             return self._again()
+        if state.damage:
+            state = replace(state, damage="")
         if not await self._save(state):
             return self._again()
         self.counts.refreshed += 1
         self._view = self._ports.read(state)
         self._expiry_said = False
+        self._set_status(self._status.after_success())
         self._decide()
         return self._settled(pack, self._limits.refresh_s)
 
+    def _refused(self, code: str, text: str) -> None:
+        """Count, log and keep a refusal for the fleet."""
+        self.counts.refused += 1
+        log.warning("%s", text, extra={"reason_code": code})
+        self._set_status(self._status.after_refusal(code, text, self._clock.now_s()))
+
+    def _set_status(self, status: TrustStatus) -> None:
+        has_news = status.news != self._status.news
+        self._status = status
+        if has_news:
+            self._ports.changed()
+
     async def _save(self, state: TrustState) -> bool:
-        if state == self._state:
+        if state == self._state and state.damage == self._state.damage:
             return True
         try:
             await run_to_end(self._ports.offload, self._ports.store.save, state)
         except DeviceError as error:
-            log.error("verified metadata cannot be stored, so it is not acted on: %s", error)
+            self._refused(
+                STORE_CODE, f"verified metadata cannot be stored, so it is not acted on: {error}"
+            )
             return False
         self._state = state
         return True
@@ -265,18 +310,25 @@ class TrustKeeper:
         if view is None:
             self._decide_at_s = None
             return
-        self._decide_at_s = self._clock.monotonic_s() + self._limits.decide_s
         now_s = self._state.trusted_now_s(self._clock.now_s())
-        if now_s >= view.expires_s:
-            if not self._expiry_said:
-                self._expiry_said = True
-                log.warning(
-                    "the signed metadata has expired: nothing is started until newer arrives"
-                )
-            return
-        floor = self._state.floors_for(self._facts.device_class)
-        facts = replace(self._facts, utc_offset_minutes=self._clock.utc_offset_minutes())
-        decisions = decide(view.directives, view.releases, facts, self._current(), floor, now_s)
+        left_s = view.expires_s - now_s
+        wait_s = min(self._limits.decide_s, left_s if left_s > 0 else math.inf)
+        self._decide_at_s = self._clock.monotonic_s() + wait_s
+        if left_s <= 0 and not self._expiry_said:
+            self._expiry_said = True
+            log.warning("the signed metadata has expired: nothing is started until newer arrives")
+        world = World(
+            view.releases,
+            replace(self._facts, utc_offset_minutes=self._clock.utc_offset_minutes()),
+            self._state.floors_for(self._facts.device_class),
+            now_s,
+            view.emergency,
+            view.expires_s,
+        )
+        decisions = decide_in(world, view.directives, self._current())
+        expired = ["expired: nothing is begun by this metadata any more"] if left_s <= 0 else []
+        notices = (*notices_of(decisions), *expired, *view.unreadable)
+        self._set_status(self._status.with_notices(notices))
         for decision in decisions:
             if decision not in self._decisions:
                 directive = decision.directive

@@ -1,15 +1,19 @@
 """A verified trust state as the keeper wants to see it, and the real refresh behind it."""
 
-import json
 import logging
 from collections.abc import Awaitable
-from datetime import datetime
 from typing import Final
 
 from agent.delivery.offload import Offload, run_to_end
 from agent.ports import Clock, MetadataSource
 from agent.trust import TrustState
-from agent.trust.reading import read_directives, read_releases
+from agent.trust.reading import (
+    emergencies,
+    expires_s,
+    read_directives,
+    read_emergencies,
+    read_releases,
+)
 from agent.trust.refresh import TrustRefresher
 from agent.trust_keeper import TrustView
 
@@ -21,22 +25,25 @@ _ONLINE_ROLES: Final = ("timestamp.json", "snapshot.json", "rollout.json")
 
 
 def read_view(state: TrustState) -> TrustView:
-    """Directives, releases and expiry of a state that a refresh has returned."""
+    """Directives, releases, emergencies and expiry of a state that a refresh has returned."""
     directives = read_directives(state)
     releases = read_releases(state)
-    for path, why in (directives.unreadable | releases.unreadable).items():
+    unreadable = directives.unreadable | releases.unreadable | read_emergencies(state).unreadable
+    for path, why in unreadable.items():
         log.warning("%s is passed over: %s", path, why)
     newest_first = sorted(directives.entries.values(), key=lambda entry: (-entry.number, entry.id))
-    return TrustView(tuple(newest_first), releases.entries, _expires_s(state))
+    return TrustView(
+        tuple(newest_first),
+        releases.entries,
+        _expires_s(state),
+        emergencies(state),
+        tuple(unreadable.values()),
+    )
 
 
 def _expires_s(state: TrustState) -> float:
     """The earliest expiry of the roles that change with a rollout, seconds since the epoch."""
-    times = [
-        datetime.fromisoformat(json.loads(state.files[name])["signed"]["expires"]).timestamp()
-        for name in _ONLINE_ROLES
-        if name in state.files
-    ]
+    times = [expires_s(state, name) for name in _ONLINE_ROLES if name in state.files]
     return min(times, default=0.0)
 
 

@@ -82,7 +82,7 @@ class ReportId(_message.Message):
     def __init__(self, boot_id: _Optional[str] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class Inventory(_message.Message):
-    __slots__ = ("device_class", "hardware", "labels", "agent_version", "onnxruntime_version", "memory_bytes", "disk_free_bytes", "cpu_count", "operating_system", "active", "execution_provider", "utc_offset_minutes", "battery_percent", "on_battery")
+    __slots__ = ("device_class", "hardware", "labels", "agent_version", "onnxruntime_version", "memory_bytes", "disk_free_bytes", "cpu_count", "operating_system", "active", "execution_provider", "utc_offset_minutes", "battery_percent", "on_battery", "trust")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class Inventory(_message.Message):
     UTC_OFFSET_MINUTES_FIELD_NUMBER: _ClassVar[int]
     BATTERY_PERCENT_FIELD_NUMBER: _ClassVar[int]
     ON_BATTERY_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     device_class: str
     hardware: str
     labels: _containers.ScalarMap[str, str]
@@ -118,7 +119,24 @@ class Inventory(_message.Message):
     utc_offset_minutes: int
     battery_percent: float
     on_battery: bool
-    def __init__(self, device_class: _Optional[str] = ..., hardware: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., agent_version: _Optional[str] = ..., onnxruntime_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., cpu_count: _Optional[int] = ..., operating_system: _Optional[str] = ..., active: _Optional[_Iterable[_Union[ActiveModel, _Mapping]]] = ..., execution_provider: _Optional[str] = ..., utc_offset_minutes: _Optional[int] = ..., battery_percent: _Optional[float] = ..., on_battery: _Optional[bool] = ...) -> None: ...
+    trust: TrustStatus
+    def __init__(self, device_class: _Optional[str] = ..., hardware: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., agent_version: _Optional[str] = ..., onnxruntime_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., cpu_count: _Optional[int] = ..., operating_system: _Optional[str] = ..., active: _Optional[_Iterable[_Union[ActiveModel, _Mapping]]] = ..., execution_provider: _Optional[str] = ..., utc_offset_minutes: _Optional[int] = ..., battery_percent: _Optional[float] = ..., on_battery: _Optional[bool] = ..., trust: _Optional[_Union[TrustStatus, _Mapping]] = ...) -> None: ...
+
+class TrustStatus(_message.Message):
+    __slots__ = ("refusal_code", "refusal", "refused_unix_ms", "refused", "refusing", "notices")
+    REFUSAL_CODE_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REFUSING_FIELD_NUMBER: _ClassVar[int]
+    NOTICES_FIELD_NUMBER: _ClassVar[int]
+    refusal_code: str
+    refusal: str
+    refused_unix_ms: int
+    refused: int
+    refusing: bool
+    notices: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, refusal_code: _Optional[str] = ..., refusal: _Optional[str] = ..., refused_unix_ms: _Optional[int] = ..., refused: _Optional[int] = ..., refusing: _Optional[bool] = ..., notices: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ActiveModel(_message.Message):
     __slots__ = ("model", "version", "manifest_sha256", "rollout_id")

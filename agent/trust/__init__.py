@@ -8,9 +8,10 @@ a verified state), :mod:`agent.trust.manifest` (a manifest against its release),
 """
 
 from agent.trust.cohort import in_cohort, slot_of, slots_of
-from agent.trust.decide import decide
+from agent.trust.decide import decide, decide_in
 from agent.trust.decision import CurrentModel, Decision, DeviceFacts, Reason, Tries, Verb
 from agent.trust.directive import Directive
+from agent.trust.emergency import Emergencies, Emergency
 from agent.trust.errors import RefusedMetadataError
 from agent.trust.loopback import require_loopback
 from agent.trust.release import BundleRelease, bundle_path
@@ -24,6 +25,7 @@ from agent.trust.turns import (
     share_now_bp,
     stratum_of,
 )
+from agent.trust.world import World
 
 __all__ = [
     "BundleRelease",
@@ -31,14 +33,18 @@ __all__ = [
     "Decision",
     "DeviceFacts",
     "Directive",
+    "Emergencies",
+    "Emergency",
     "Reason",
     "RefusedMetadataError",
     "Tries",
     "TrustState",
     "TrustStore",
     "Verb",
+    "World",
     "bundle_path",
     "decide",
+    "decide_in",
     "excluded",
     "in_cohort",
     "is_open",

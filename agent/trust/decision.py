@@ -7,11 +7,12 @@ reports and logs.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from agent.trust.directive import Directive
 from agent.trust.release import BundleRelease
 
-__all__ = ["CurrentModel", "Decision", "DeviceFacts", "Reason", "Tries", "Verb"]
+__all__ = ["HOLDS", "CurrentModel", "Decision", "DeviceFacts", "Reason", "Tries", "Verb"]
 
 
 class Verb(Enum):
@@ -52,6 +53,13 @@ class Reason(Enum):
     AGENT_VERSION = "agent_version"
     ONNXRUNTIME_VERSION = "onnxruntime_version"
     BELOW_FLOOR = "below_floor"
+    BLOCKED = "blocked"
+    OLDER_RELEASE = "older_release"
+    STALE_METADATA = "stale_metadata"
+
+
+HOLDS: Final = frozenset({Reason.CLOSED, Reason.STALE_METADATA})
+"""With INSTALL or BESIDE: go on with what is under way, but begin, try and swap nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +117,14 @@ class Decision:
     Attributes:
         model: name of the model.
         verb: what to do.
-        reason: why, as a code. CLOSED with INSTALL or BESIDE: go on with what is under way, but try and
-            swap nothing before the open hours.
+        reason: why, as a code. One of ``HOLDS`` with INSTALL or BESIDE: go on with what is under way, but
+            try and swap nothing for now.
         text: why, for people.
         release: INSTALL: the bundle to go to. REVERT: the bundle to go back to, None for the
             previous slot.
         directive: the directive that decided; None when there is none.
+        leaves: REVERT: manifest of the bundle to be left; None is the directive's.
+        forgets_previous: the bundle in the previous slot must never be put back.
     """
 
     model: str
@@ -123,3 +133,10 @@ class Decision:
     text: str
     release: BundleRelease | None = None
     directive: Directive | None = None
+    leaves: str | None = None
+    forgets_previous: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is to be begun, tried or swapped in for now."""
+        return self.reason in HOLDS

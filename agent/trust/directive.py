@@ -78,6 +78,7 @@ class Directive:
         exclude: pairs of label and value; a device that has one of them is left out.
         stopped: strata (``CLASS/PROVIDER``) that leave the bundle again while the others go on.
         retries: how often a device that refused or reverted the bundle may try it again.
+        older: the bundle may replace an active one of a higher release number.
     """
 
     id: str
@@ -105,6 +106,7 @@ class Directive:
     exclude: tuple[tuple[str, str], ...] = ()
     stopped: tuple[str, ...] = ()
     retries: int = 0
+    older: bool = False
 
     @property
     def target_path(self) -> str:
@@ -130,6 +132,7 @@ class Directive:
             "exclude": [list(pair) for pair in self.exclude],
             "stopped": list(self.stopped),
             "retries": self.retries,
+            "older": self.older,
         }
         return {key: value for key, value in optional.items() if value} | {
             "id": self.id,
@@ -184,6 +187,7 @@ class Directive:
             exclude=fields.pairs("exclude"),
             stopped=fields.texts("stopped", _STRATUM),
             retries=fields.whole("retries", _RETRIES_MAX, 0),
+            older=fields.flag("older", default=False),
         )
 
 
@@ -200,6 +204,7 @@ OPTIONAL: Final = frozenset(
         "exclude",
         "stopped",
         "retries",
+        "older",
     }
 )
 """Keys that a directive may leave out."""
@@ -269,8 +274,8 @@ class _Fields:
             raise self._refuse(key, f"a whole number from 0 to {largest}")
         return value
 
-    def flag(self, key: str) -> bool:
-        value = self._value[key]
+    def flag(self, key: str, *, default: bool | None = None) -> bool:
+        value = self._value.get(key, default)
         if not isinstance(value, bool):
             raise self._refuse(key, "true or false")
         return value

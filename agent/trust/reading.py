@@ -12,16 +12,35 @@ Rules kept here:
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
 from tuf.api.metadata import Delegations
 
 from agent.trust.directive import ROLLOUT_PREFIX, Directive
+from agent.trust.emergency import (
+    EMERGENCY_PATH,
+    EMERGENCY_ROLE,
+    Emergencies,
+    Emergency,
+    check_target,
+    combine,
+)
 from agent.trust.errors import MalformedError
 from agent.trust.release import BUNDLE_PREFIX, BundleRelease
 from agent.trust.state import TrustState
 
-__all__ = ["Reading", "directives", "fleet_name", "read_directives", "read_releases", "releases"]
+__all__ = [
+    "Reading",
+    "directives",
+    "emergencies",
+    "expires_s",
+    "fleet_name",
+    "read_directives",
+    "read_emergencies",
+    "read_releases",
+    "releases",
+]
 
 FLEET_FIELD: Final = "x-muster-fleet"
 """Field of the root: the name of the fleet."""
@@ -50,12 +69,30 @@ def releases(state: TrustState) -> dict[str, BundleRelease]:
 
 def read_directives(state: TrustState) -> Reading[Directive]:
     """The directives by path, and what could not be read."""
-    return _read(state, ROLLOUT_PREFIX, _directive)
+    return _read(state, _is_directive, _directive)
 
 
 def read_releases(state: TrustState) -> Reading[BundleRelease]:
     """The releases by path, and what could not be read."""
-    return _read(state, BUNDLE_PREFIX, _release)
+    return _read(state, _is_release, _release)
+
+
+def read_emergencies(state: TrustState) -> Reading[Emergency]:
+    """The emergency role's entries by path, and what could not be read. The role may have expired."""
+    return _read(state, _is_emergency, _emergency)
+
+
+def emergencies(state: TrustState) -> Emergencies:
+    """What the emergency role says, as one value."""
+    name = f"{EMERGENCY_ROLE}.json"
+    until_s = expires_s(state, name) if name in state.files else 0.0
+    return combine(read_emergencies(state).entries.values(), until_s)
+
+
+def expires_s(state: TrustState, name: str) -> float:
+    """When a file of the state expires, in seconds since the epoch."""
+    text = json.loads(state.files[name])["signed"]["expires"]
+    return datetime.fromisoformat(text).timestamp()
 
 
 def fleet_name(root: bytes) -> str:
@@ -63,9 +100,23 @@ def fleet_name(root: bytes) -> str:
     return str(json.loads(root)["signed"].get(FLEET_FIELD, ""))
 
 
-def _read(state: TrustState, prefix: str, parse: Callable[[str, dict[str, Any]], T]) -> Reading[T]:
+def _is_release(path: str) -> bool:
+    return path.startswith(BUNDLE_PREFIX)
+
+
+def _is_directive(path: str) -> bool:
+    return path.startswith(ROLLOUT_PREFIX) and not _is_emergency(path)
+
+
+def _is_emergency(path: str) -> bool:
+    return EMERGENCY_PATH.fullmatch(path) is not None
+
+
+def _read(
+    state: TrustState, wanted: Callable[[str], bool], parse: Callable[[str, dict[str, Any]], T]
+) -> Reading[T]:
     reading: Reading[T] = Reading({}, {})
-    for path, target in _delegated_targets(state, prefix):
+    for path, target in _delegated_targets(state, wanted):
         try:
             reading.entries[path] = parse(path, target)
         except MalformedError as error:
@@ -73,8 +124,10 @@ def _read(state: TrustState, prefix: str, parse: Callable[[str, dict[str, Any]],
     return reading
 
 
-def _delegated_targets(state: TrustState, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each target under ``prefix`` in the role that the targets role trusts first for its path."""
+def _delegated_targets(
+    state: TrustState, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each target that is ``wanted``, in the role that the targets role trusts first for its path."""
     if "targets.json" not in state.files:
         return
     top = json.loads(state.files["targets.json"])["signed"]
@@ -87,7 +140,7 @@ def _delegated_targets(state: TrustState, prefix: str) -> Iterator[tuple[str, di
             continue  # not asked for in the refresh, so it answers for neither kind of path
         for path, target in json.loads(content)["signed"]["targets"].items():
             first = next(iter(delegations.get_roles_for_target(path)), None)
-            if path.startswith(prefix) and first is not None and first[0] == role:
+            if wanted(path) and first is not None and first[0] == role:
                 yield path, target
 
 
@@ -99,6 +152,12 @@ def _directive(path: str, target: dict[str, Any]) -> Directive:
             f"directive {path!r} says one thing in its target and another in its body"
         )
     return directive
+
+
+def _emergency(path: str, target: dict[str, Any]) -> Emergency:
+    return check_target(
+        path, target["length"], target["hashes"].get("sha256"), target.get("custom")
+    )
 
 
 def _release(path: str, target: dict[str, Any]) -> BundleRelease:

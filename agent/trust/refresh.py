@@ -12,13 +12,15 @@ Rules kept here:
 * Time is the later of the clock and the state's floor. The floor rises with every verified
   timestamp; only new timestamp keys in a newer root let it fall, because a stolen timestamp key may
   have pushed it into the future.
+* An emergency role that has expired is verified and kept all the same: what it blocks stays blocked, and a fleet whose
+  holders of that key are away can still be directed. See :mod:`agent.trust.emergency`.
 * What was verified before a refusal stays verified: roots, timestamp and snapshot are kept as the
   refusal's ``progress``. Directives and releases advance only together.
 """
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +29,7 @@ from tuf.api import exceptions as tuf_errors
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from agent.errors import DeviceError
+from agent.trust.emergency import EMERGENCY_PROBE, EMERGENCY_ROLE
 from agent.trust.errors import ExpiredError
 from agent.trust.limits import TrustLimits
 from agent.trust.pack import METADATA_NAME, open_pack
@@ -52,6 +55,7 @@ _LATEST_S: Final = (
 # Asking for one path of each kind makes the client load and verify the roles that answer for them;
 # releases come first, so that no directive is taken over without the releases it may name.
 _PROBES: Final = ("bundles/-/-", "rollouts/-")
+_EMERGENCY: Final = f"{EMERGENCY_ROLE}.json"
 _KEPT_ON_REFUSAL: Final = ("timestamp.json", "snapshot.json")
 
 
@@ -62,11 +66,19 @@ class TrustRefresher:
         bootstrap_root: the fleet's root metadata as it was put on the device; all trust starts
             there.
         limits: sizes beyond which nothing is read.
+        known_past: a time that is known to be past whatever was signed, in seconds since the epoch: when
+            this agent was built, when its own certificate begins.
     """
 
-    def __init__(self, bootstrap_root: bytes, limits: TrustLimits | None = None) -> None:
+    def __init__(
+        self,
+        bootstrap_root: bytes,
+        limits: TrustLimits | None = None,
+        known_past: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._bootstrap_root = bootstrap_root
         self._limits = limits or TrustLimits()
+        self._known_past = known_past
 
     def refresh(
         self, state: TrustState, source: "MetadataSource", pack: bytes | None, now_s: float
@@ -89,6 +101,7 @@ class TrustRefresher:
             DeviceError: there is no room for the scratch folder.
         """
         offered = None if pack is None else open_pack(pack, self._limits)
+        state = state.with_time_known(self._known_past())
         try:
             return self._refresh_or_retry(state, source, offered, now_s)
         except OSError as error:
@@ -109,7 +122,7 @@ class TrustRefresher:
         except ExpiredError as error:
             if error.progress is None or not _timestamp_keys_changed(state, error.progress):
                 raise
-            rotated = replace(error.progress, floor_s=0.0)
+            rotated = replace(error.progress, floor_s=self._known_past())
         # The floor was raised with keys that the newer root has replaced: judge by the clock once,
         # and let the new keys' timestamp set the floor.
         return self._refresh_at(rotated, source, offered, now_s)
@@ -123,17 +136,18 @@ class TrustRefresher:
     ) -> TrustState:
         with scratch_folder() as folder:
             fill(folder, state.files)
-            updater = None
+            fetcher, updater = _Fetcher(source, offered), None
             try:
-                updater = self._client(folder, source, offered, state.trusted_now_s(now_s))
+                updater = self._client(folder, fetcher, state.trusted_now_s(now_s))
                 for path in _PROBES:
                     updater.get_targetinfo(path)
+                lapsed = _ask_emergency(updater, fetcher)
             except CLIENT_ERRORS as error:
                 refusal = refusal_of(error, state, now_s)
                 if updater is not None:
                     refusal.progress = _progress(state, _verified(updater, read_back(folder)))
                 raise refusal from error
-            files = _verified(updater, read_back(folder))
+            files = _verified(updater, read_back(folder)) | lapsed
         refreshed = replace(state, files=files)
         refreshed = _with_floor(refreshed, (_newest_root(refreshed), *_roles(files)))
         return refreshed.with_floors_raised(releases(refreshed).values())
@@ -141,8 +155,7 @@ class TrustRefresher:
     def _client(
         self,
         folder: Path,
-        source: "MetadataSource",
-        offered: Mapping[str, bytes] | None,
+        fetcher: "_Fetcher",
         trusted_now_s: float,
     ) -> Updater:
         limits = self._limits
@@ -157,7 +170,7 @@ class TrustRefresher:
         updater = Updater(
             str(folder),
             _BASE,
-            fetcher=_Fetcher(source, offered),
+            fetcher=fetcher,
             config=config,
             bootstrap=self._bootstrap_root,
         )
@@ -175,6 +188,7 @@ class _Fetcher(FetcherInterface):
     def __init__(self, source: "MetadataSource", offered: Mapping[str, bytes] | None) -> None:
         self._source = source
         self._offered = offered
+        self.newest_emergency = b""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         yield self.download_bytes(url, self.unbounded)
@@ -197,13 +211,18 @@ class _Fetcher(FetcherInterface):
             raise tuf_errors.DownloadLengthMismatchError(
                 f"{name} is {len(content)} bytes, more than the {max_length} allowed"
             )
+        if _role_of(name) == EMERGENCY_ROLE:
+            self.newest_emergency = content
         return content
 
     def _content(self, name: str) -> bytes | None:
         if not METADATA_NAME.fullmatch(name):
             return None  # a delegation may carry any role name; only ours are ever asked for
-        if self._offered is not None and _role_of(name) in _ROLES_IN_PACK:
-            return self._offered.get(name)
+        if self._offered is not None:
+            if _role_of(name) in _ROLES_IN_PACK:
+                return self._offered.get(name)
+            if _role_of(name) == EMERGENCY_ROLE and name in self._offered:
+                return self._offered[name]
         return self._source.get_metadata(name)
 
 
@@ -213,6 +232,19 @@ _ROLES_IN_PACK: Final = frozenset({"root", "timestamp", "snapshot", "rollout"})
 def _role_of(name: str) -> str:
     """``snapshot`` for ``12.snapshot.json``."""
     return name.removesuffix(".json").rpartition(".")[2]
+
+
+def _ask_emergency(updater: Updater, fetcher: _Fetcher) -> dict[str, bytes]:
+    """Load the emergency role, where there is one; the file that the snapshot names, if it has expired.
+
+    The client checks expiry last: what it calls expired is signed and is the version, length and digest that the
+    snapshot names.
+    """
+    try:
+        updater.get_targetinfo(EMERGENCY_PROBE)
+    except tuf_errors.ExpiredMetadataError:
+        return {_EMERGENCY: fetcher.newest_emergency} if fetcher.newest_emergency else {}
+    return {}
 
 
 def _verified(updater: Updater, found: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -243,7 +275,7 @@ def _with_floor(state: TrustState, names: Iterable[str]) -> TrustState:
     into the future stolen online keys, or a fleet manager's wrong clock, can push a device.
     """
     signed_at_s = _signed(state.files, "timestamp.json").get(SIGNED_AT_FIELD)
-    expires_s = min(_expires_s(state.files, name) for name in names)
+    expires_s = min(_expires_s(state.files, name) for name in names if name != _EMERGENCY)
     if isinstance(signed_at_s, int) and 0 <= signed_at_s <= expires_s:
         return replace(state, floor_s=max(state.floor_s, float(signed_at_s)))
     return state

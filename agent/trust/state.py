@@ -27,15 +27,22 @@ class TrustState:
             ``snapshot.json``, ``targets.json`` and one ``ROLE.json`` for each delegated role.
         floor_s: a time that is known to be past, in seconds since the epoch.
         floors: lowest acceptable release by ``CLASS/MODEL``.
+        damage: why the store that it comes from is not believed: it was cut short, or is an older copy. Only a
+            refresh from the fleet manager itself mends it; "" is a store that is whole.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     floor_s: float = 0.0
     floors: Mapping[str, int] = field(default_factory=dict)
+    damage: str = field(default="", compare=False)
 
     def trusted_now_s(self, now_s: float) -> float:
         """The time to judge by: the clock's, or the floor when the clock is behind it."""
         return max(now_s, self.floor_s)
+
+    def with_time_known(self, known_past_s: float) -> "TrustState":
+        """The same state with the floor no lower than a time that is known to be past."""
+        return replace(self, floor_s=max(self.floor_s, known_past_s))
 
     def floors_for(self, device_class: str) -> dict[str, int]:
         """Lowest acceptable release by model name, for devices of one class."""

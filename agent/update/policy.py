@@ -18,7 +18,7 @@ from enum import Enum
 
 from agent.delivery.fetch import FetchLimits
 from agent.health.crashes import CrashLimits
-from agent.trust import Decision, Directive, Reason, Tries, Verb, may_try
+from agent.trust import Decision, Directive, Tries, Verb, may_try
 from agent.update.journal import Deployment, Installed, ModelRecord, Slots
 from agent.update.memory_policy import MemoryLimits
 from agent.update.states import (
@@ -81,6 +81,7 @@ class ActionKind(Enum):
     ROLL_BACK = "roll_back"
     TAKE = "take"  # what is held beside is to answer now
     RETARGET = "retarget"  # the deployment goes on, to another end: beside or not, another share of requests
+    FORGET_PREVIOUS = "forget_previous"  # what is in the previous slot is never put back
     ADOPT = "adopt"  # a newer rollout directs the bundle that is active: it is that rollout's from now on
     REPORT_REFUSED = "report_refused"  # the directive cannot be obeyed: tell the fleet, do nothing
 
@@ -108,16 +109,18 @@ def choose(
     pending = record.deployment
     if pending is not None and pending.phase in (Phase.COMMIT, Phase.REVERT):
         return None  # finish first
-    if decision is None or decision.directive is None or decision.verb is Verb.NONE:
-        if decision is None:
-            return _cancel(pending, "no_directive", "no directive names this model any more")
+    if decision is None:
+        return _cancel(pending, "no_directive", "no directive names this model any more")
+    if decision.forgets_previous and pending is None and record.slots.previous is not None:
+        return Action(ActionKind.FORGET_PREVIOUS, decision.reason.value, decision.text)
+    if decision.verb is Verb.REVERT:
+        return _revert(record, decision, refused)
+    if decision.directive is None or decision.verb is Verb.NONE:
         return _cancel(pending, decision.reason.value, decision.text)
     if decision.verb in (Verb.INSTALL, Verb.BESIDE):
         return _install(record, decision, refused, now_s)
     if decision.verb is Verb.KEEP:
         return _keep(record, decision)
-    if decision.verb is Verb.REVERT:
-        return _revert(record, decision, refused)
     return _refuse(record, decision)
 
 
@@ -136,7 +139,7 @@ def _install(
     pending, active = record.deployment, record.slots.active
     if pending is not None and _is_of(pending, directive):
         return _go_on(pending, decision)
-    if decision.reason is Reason.CLOSED:
+    if decision.holds:
         return None  # nothing else is begun now, so what is under way need not make room
     if pending is not None:
         return _cancel(pending, "superseded", f"rollout {directive.id} wants {directive.bundle}")
@@ -163,7 +166,7 @@ def _towards(deployment: Deployment, decision: Decision) -> Deployment:
         beside=decision.verb is Verb.BESIDE,
         traffic_bp=directive.traffic_bp,
         routing_key=directive.routing_key,
-        closed=decision.reason is Reason.CLOSED and deployment.phase is not Phase.BESIDE,
+        closed=decision.holds and deployment.phase is not Phase.BESIDE,
     )
 
 
@@ -173,7 +176,7 @@ def _go_on(pending: Deployment, decision: Decision) -> Action | None:
         return None
     wanted = _towards(pending, decision)
     if pending.phase is Phase.BESIDE and not wanted.beside:
-        if decision.reason is Reason.CLOSED:
+        if decision.holds:
             return None
         return Action(ActionKind.TAKE, decision.reason.value, decision.text, wanted)
     if wanted == pending:
@@ -207,42 +210,47 @@ def _adopt(record: ModelRecord, active: Installed, decision: Decision) -> Action
 
 
 def _revert(record: ModelRecord, decision: Decision, refused: Refused) -> Action | None:
-    directive, release = decision.directive, decision.release
-    assert directive is not None
-    pending, slots = record.deployment, record.slots
-    bad, code, text = directive.sha256, decision.reason.value, decision.text
+    """Leave a bundle that the fleet rolled back or blocked; a blocked one may be named by no directive any more."""
+    directive = decision.directive
+    bad = decision.leaves or (directive.sha256 if directive is not None else "")
+    pending, active = record.deployment, record.slots.active
+    code, text = decision.reason.value, decision.text
     if pending is not None:
         if pending.replaces == bad:
             return None  # on the way already
         if pending.manifest_sha256 == bad and pending.phase not in BEFORE_SWAP:
             return Action(ActionKind.WITHDRAW, code, text)
         return _cancel(pending, code, text)
-    active = slots.active
     if active is None or active.manifest_sha256 != bad:
         return None
-    previous = slots.previous
-    if release is not None and release.sha256 == bad:
-        release = None  # a bundle cannot replace itself
-    here = (
-        previous is not None and release is not None and previous.manifest_sha256 == release.sha256
-    )
-    tried = release is not None and (directive.id, release.sha256) in refused
-    if release is not None and not here and not tried:
-        seed = replace(
-            _seed(record, directive),
-            bundle=release.path,
-            manifest_sha256=release.sha256,
-            length=release.length,
-            replaces=bad,
-            reason_code=code,
-            reason=text,
-        )
+    seed = _replacement(record, decision, bad)
+    if seed is not None and (seed.rollout_id, seed.manifest_sha256) not in refused:
         return Action(ActionKind.START, code, text, seed)
-    if tried and previous is None:
+    if seed is not None and record.slots.previous is None:
         return None  # the only replacement was refused here: the active bundle goes on serving
-    seed = leaving(record.model, active, previous, rollout_id=directive.id)
+    rollout_id = active.rollout_id if directive is None else directive.id
+    seed = leaving(record.model, active, record.slots.previous, rollout_id=rollout_id)
     seed = replace(seed, reason_code=code, reason=text)
     return Action(ActionKind.ROLL_BACK, code, text, seed)
+
+
+def _replacement(record: ModelRecord, decision: Decision, bad: str) -> Deployment | None:
+    """A deployment of the bundle to go back to; None when it is in the previous slot, or there is none."""
+    directive, release = decision.directive, decision.release
+    if directive is None or release is None or release.sha256 == bad:
+        return None  # a bundle cannot replace itself
+    previous = record.slots.previous
+    if previous is not None and previous.manifest_sha256 == release.sha256:
+        return None
+    return replace(
+        _seed(record, directive),
+        bundle=release.path,
+        manifest_sha256=release.sha256,
+        length=release.length,
+        replaces=bad,
+        reason_code=decision.reason.value,
+        reason=decision.text,
+    )
 
 
 def _refuse(record: ModelRecord, decision: Decision) -> Action | None:

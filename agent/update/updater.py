@@ -373,6 +373,8 @@ class Updater:
         if deployment is None:
             return False
         if deployment.phase in BEFORE_SWAP:
+            if deployment.phase is Phase.TRY and self._wanted is None:
+                return False  # found after a restart: what the fleet says now may be a halt
             return self._worker.start(deployment)
         if deployment.phase is Phase.BESIDE:
             return await self._beside.proceed(deployment)
@@ -402,6 +404,8 @@ class Updater:
                 await self._beside.leave(deployment, Event.WITHDRAWN, code, reason)
             else:
                 self._swapper.withdraw(deployment, code, reason)
+        elif action.kind is ActionKind.FORGET_PREVIOUS:
+            await self._forget_previous(record, reason)
         elif action.kind in (ActionKind.TAKE, ActionKind.RETARGET):
             assert action.start is not None
             if action.kind is ActionKind.TAKE:
@@ -413,6 +417,15 @@ class Updater:
             rolled_back = action.kind is ActionKind.ROLL_BACK
             self._ledger.start(action.start, Event.ROLLED_BACK if rolled_back else Event.STARTED)
         return True
+
+    async def _forget_previous(self, record: ModelRecord, reason: str) -> None:
+        """Nothing leads back to what is in the previous slot any more. Raises JournalError."""
+        previous = record.slots.previous
+        assert previous is not None
+        logger.warning("model %s: %s is never put back: %s", record.model, previous.bundle, reason)
+        await self._servables.drop(record.model, previous.manifest_sha256)
+        self._ledger.keep_record(replace(record, slots=replace(record.slots, previous=None)))
+        self._untidy = True
 
     def _tell_refused(self, action: Action) -> bool:
         seed = action.start

@@ -44,6 +44,7 @@ def get_one_device(
         models = models_of(connection, [device_id])[device_id]
         return DeviceDetail(
             **_view(row, models).model_dump(),
+            trust=row["trust"],
             deployments=latest_steps(connection, device_id),
             events=last_events(connection, device_id, events),
             windows=last_windows(connection, device_id, windows),

@@ -81,6 +81,7 @@ class Devices(BaseModel):
 
 
 class DeviceDetail(DeviceView):
+    trust: dict[str, Any] = Field(description="what it refused of the signed metadata")
     deployments: list[dict[str, Any]]
     windows: list[dict[str, Any]]
     events: list[dict[str, Any]]

@@ -75,6 +75,7 @@ def show(
         ("connected", "yes" if found["online"] else "no"),
         ("first heard of", when(found["first_seen_s"])),
         ("last heard of", when(found["last_seen_s"])),
+        *_trust_rows(found["trust"]),
     ]
     print_table(f"Device {found['id']}", ("", ""), rows)
     _print_models(found["models"])
@@ -115,6 +116,19 @@ def _row(device: dict[str, Any], now_s: float) -> tuple[object, ...]:
         "yes" if device["online"] else "no",
         ago(device["last_seen_s"], now_s),
     )
+
+
+def _trust_rows(trust: dict[str, Any]) -> list[tuple[str, object]]:
+    """What the device refused of the signed metadata, and what it cannot do about a bundle."""
+    rows: list[tuple[str, object]] = []
+    if trust.get("refusal_code"):
+        state = "refusing since" if trust["refusing"] else "accepted again; last refused"
+        how_often = f"{trust['refused']} since its start"
+        rows = [
+            ("signed metadata", f"{state} {when(trust['refused_s'])} ({how_often})"),
+            (f"refused: {trust['refusal_code']}", trust["refusal"]),
+        ]
+    return [*rows, *(("notice", text) for text in trust.get("notices", ()))]
 
 
 def _print_models(models: Sequence[dict[str, Any]]) -> None:

@@ -108,6 +108,10 @@ RoutingKeyOption = Annotated[
     str,
     typer.Option("--routing-key", help="Request parameter by which an A/B stage divides requests."),
 ]
+OlderOption = Annotated[
+    bool,
+    typer.Option("--older", help="Devices that serve a newer release may go back to this one."),
+]
 DeadlineOption = Annotated[
     str, typer.Option("--install-deadline", help="Time a device has to install, like 1h.")
 ]
@@ -139,6 +143,7 @@ def plan(  # noqa: PLR0913, PLR0917 -- each parameter is an option
     hold_back: HoldBackOption = "",
     retries: RetriesOption = None,
     routing_key: RoutingKeyOption = "",
+    older: OlderOption = False,
     server: str = ServerOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -148,7 +153,7 @@ def plan(  # noqa: PLR0913, PLR0917 -- each parameter is an option
     """
     flags = Flags(
         stage, select, guard, install_deadline, strategy, exclude, open_hours, hold_back, retries,
-        routing_key,
+        routing_key, older,
     )  # fmt: skip
     with errors(as_json), FleetClient(server) as client:
         spec = asked_spec(bundle, file, flags)
@@ -175,6 +180,7 @@ def start(  # noqa: PLR0913, PLR0917 -- each parameter is an option
     hold_back: HoldBackOption = "",
     retries: RetriesOption = None,
     routing_key: RoutingKeyOption = "",
+    older: OlderOption = False,
     force: Annotated[
         bool, typer.Option("--force", help="Start although the plan shows a problem.")
     ] = False,
@@ -192,7 +198,7 @@ def start(  # noqa: PLR0913, PLR0917 -- each parameter is an option
     """Start a rollout."""
     flags = Flags(
         stage, select, guard, install_deadline, strategy, exclude, open_hours, hold_back, retries,
-        routing_key,
+        routing_key, older,
     )  # fmt: skip
     with errors(as_json), FleetClient(server) as client:
         spec = asked_spec(bundle, file, flags)

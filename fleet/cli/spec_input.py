@@ -32,6 +32,7 @@ class Flags:
     hold_back: str = ""
     retries: int | None = None
     routing_key: str = ""
+    older: bool = False
 
 
 def asked_spec(bundle: str, file: Path | None, flags: Flags) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def _plain(flags: Flags) -> dict[str, Any]:
         "hold_back": flags.hold_back,
         "routing_key": flags.routing_key,
     }
+    found["older"] = flags.older
     found = {key: value for key, value in found.items() if value}
     if flags.retries is not None:
         found["retries"] = flags.retries

@@ -26,6 +26,7 @@ _MAX_REASON: Final = 2000
 _MAX_ENTRIES: Final = 64  # of one map or list
 _MAX_NOTICES: Final = 8  # of one window
 _MAX_NOTICE: Final = 256
+_MAX_TRUST_TEXT: Final = 500
 _MAX_BUCKETS: Final = 1024  # of one histogram
 _MAX_LABEL_CHARS: Final = 256
 _MAX_UTC_OFFSET_MINUTES: Final = 18 * 60
@@ -180,7 +181,24 @@ def _inventory(inventory: report_pb2.Inventory) -> dict[str, Any]:
         "utc_offset_minutes": _utc_offset(inventory),
         "battery_percent": _battery(inventory),
         "on_battery": inventory.on_battery,
+        "trust": _trust(inventory.trust) if inventory.HasField("trust") else {},
     }
+
+
+def _trust(trust: report_pb2.TrustStatus) -> dict[str, Any]:
+    return {
+        "refusal_code": _text(trust.refusal_code, "refusal_code", _MAX_NAME),
+        "refusal": _readable(trust.refusal),
+        "refused_s": _whole(trust.refused_unix_ms, "refused_unix_ms") / 1000,
+        "refused": _whole(trust.refused, "refused"),
+        "refusing": trust.refusing,
+        "notices": [_readable(text) for text in trust.notices[:_MAX_NOTICES]],
+    }
+
+
+def _readable(text: str) -> str:
+    """A text for people: better cut than lost."""
+    return text[:_MAX_TRUST_TEXT].replace("\0", "")
 
 
 def _utc_offset(inventory: report_pb2.Inventory) -> int | None:

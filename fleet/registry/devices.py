@@ -28,7 +28,7 @@ __all__ = [
 _DESCRIPTION_COLUMNS = (
     "device_class", "hardware", "labels", "agent_version", "onnxruntime_version", "memory_bytes",
     "disk_free_bytes", "cpu_count", "operating_system", "boot_id", "inventory_ms",
-    "execution_provider", "utc_offset_minutes", "battery_percent", "on_battery",
+    "execution_provider", "utc_offset_minutes", "battery_percent", "on_battery", "trust",
 )  # fmt: skip
 
 

@@ -116,6 +116,7 @@ def _directive(rollout: Rollout, manifest_bytes: Mapping[str, int]) -> Directive
         exclude=spec.exclude,
         stopped=() if is_rollback else rollout.stopped,
         retries=0 if is_rollback else spec.retries,
+        older=not is_rollback and spec.older,
         **says.to_json(),
     )
 

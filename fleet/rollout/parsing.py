@@ -83,6 +83,7 @@ def parse_spec(raw: object, limits: SpecLimits | None = None) -> RolloutSpec:
         hold_back_bp=hold_back_bp,
         retries=reader.integer("retries", 0, 0, limits.max_retries),
         routing_key=_routing_key(reader.text("routing_key", ""), strategy),
+        older=reader.flag("older"),
         checks=parse_checks(reader.items("checks")),
     )
 

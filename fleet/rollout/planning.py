@@ -12,6 +12,7 @@ from fleet.rollout import records
 from fleet.rollout.candidates import ReadManifest, read_candidates, read_manifests
 from fleet.rollout.directives import stable_before
 from fleet.rollout.fitness import Candidate
+from fleet.rollout.going_back import older_than_served
 from fleet.rollout.plan import Known, Plan, candidates_in, make_plan
 from fleet.rollout.power import PastCounts
 from fleet.rollout.record import Rollout
@@ -60,7 +61,10 @@ def plan(
         manifests=read_manifests(read, {release.sha256, *served}),
         past=_past(connection, spec, candidates_in(spec, release, candidates), now_s),
     )
-    return Planned(make_plan(spec, release, known), candidates)
+    made = make_plan(spec, release, known)
+    pool = candidates_in(spec, release, candidates)
+    back = older_than_served(spec, release, releases, pool)
+    return Planned(made.saying((*made.problems, *back), made.warnings), candidates)
 
 
 def _past(

@@ -230,6 +230,7 @@ class RolloutSpec:
             slots, from ``ALL_BP - hold_back_bp`` on.
         retries: how often a device that refused or reverted the bundle may try again.
         routing_key: request parameter that an A/B stage divides by; "" is the request id.
+        older: devices that serve a newer release may go back to this one.
         checks: external checks.
     """
 
@@ -246,6 +247,7 @@ class RolloutSpec:
     hold_back_bp: int = 0
     retries: int = 0
     routing_key: str = ""
+    older: bool = False
     checks: tuple[Check, ...] = ()
 
     @property
@@ -270,6 +272,7 @@ class RolloutSpec:
             "hold_back_bp": self.hold_back_bp,
             "retries": self.retries,
             "routing_key": self.routing_key,
+            "older": self.older,
         }
 
 

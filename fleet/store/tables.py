@@ -38,6 +38,7 @@ devices = Table(
     Column("utc_offset_minutes", Integer, nullable=True),  # of the device's local time
     Column("battery_percent", Float, nullable=True),
     Column("on_battery", Boolean, nullable=False, default=False, server_default="0"),
+    Column("trust", JSON, nullable=False, default=dict, server_default="{}"),  # what it refused
     Column("boot_id", String(64), nullable=False, default=""),
     Column("online", Boolean, nullable=False, default=False),
     Column("first_seen_s", Float, nullable=False),

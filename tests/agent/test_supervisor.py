@@ -20,6 +20,7 @@ from agent.inventory import Machine
 from agent.ports import DownlinkMessage, ResourceUse, ServedWindow, ServerState
 from agent.supervisor import Supervisor, SupervisorLimits, SupervisorPorts
 from agent.trust import TrustState
+from agent.trust.errors import ExpiredError, RollbackError
 from agent.trust_keeper import TrustPorts, TrustView
 from agent.update.served import ServedBundle
 from protos import report_pb2
@@ -152,9 +153,12 @@ class Device:
         self.updater = FakeUpdater()
         self.packs = []
         self.fail_refresh = False
+        self.refuses = None
 
         async def refresh(state, pack):
             self.packs.append(pack)
+            if self.refuses is not None and pack is not None:
+                raise self.refuses
             if self.fail_refresh:
                 raise LinkError("nobody there")
             return state
@@ -236,6 +240,23 @@ async def test_the_inventory_is_told_again_when_the_clocks_change():
         device.clock.offset_minutes = 120
         await device.clock.advance(60)
         assert [it.utc_offset_minutes for it in device.link.inventories()] == [0, 120]
+
+
+async def test_what_was_refused_reaches_the_fleet_and_a_flood_of_it_does_not():
+    device = Device()
+    async with running(device):
+        await device.clock.advance(120)
+        assert not device.link.inventories()[-1].HasField("trust")
+        told = len(device.link.inventories())
+        device.refuses = RollbackError("older than what was accepted")
+        for number in range(60):
+            device.refuses = (RollbackError, ExpiredError)[number % 2](f"no {number}")
+            device.supervisor.keeper.offer_pack(b"bad %d" % number)
+            await device.clock.advance(5)
+        inventories = device.link.inventories()[told:]
+        assert inventories[0].trust.refusal_code in {"rollback", "expired"}
+        assert inventories[0].trust.refusing
+        assert 1 <= len(inventories) <= 300 / 60 + 1
 
 
 async def test_counters_go_to_the_updater_and_into_the_window():

@@ -43,8 +43,11 @@ class Store:
     def __init__(self):
         self.saved = [TrustState()]
         self.broken = False
+        self.unreadable = False
 
     def load(self):
+        if self.unreadable:
+            raise DeviceError("the disk is gone")
         return self.saved[-1]
 
     def save(self, state):
@@ -75,7 +78,10 @@ class Device:
             self.log.append("verified")
             return result
 
-        ports = TrustPorts(self.store, noted, read_view, run_inline, self.clock)
+        self.changes = 0
+        ports = TrustPorts(
+            self.store, noted, read_view, run_inline, self.clock, self.status_changed
+        )
         self.keeper = TrustKeeper(
             ports,
             FACTS,
@@ -93,6 +99,9 @@ class Device:
 
     def get_target(self, path, sha256):
         return self.source.get_target(path, sha256)
+
+    def status_changed(self):
+        self.changes += 1
 
     def desire(self, decisions):
         self.log.append("desired")
@@ -252,7 +261,7 @@ async def test_a_limit_that_opens_with_time_is_noticed(fleet):
         assert device.desired[-1][0].verb is Verb.INSTALL
 
 
-async def test_nothing_is_decided_on_expired_metadata(fleet):
+async def test_nothing_is_begun_on_expired_metadata(fleet):
     device = Device(fleet)
     release = fleet.publish()
     pack = fleet.direct(directive(release, not_before_s=int(START_S + 1.5 * DAY_S)))
@@ -261,10 +270,84 @@ async def test_nothing_is_decided_on_expired_metadata(fleet):
         await device.clock.advance(60)
         device.reachable = False
         await device.clock.advance(DAY_S)
-        decided = len(device.desired)
         await device.clock.advance(DAY_S)
-        assert len(device.desired) == decided
-        assert device.desired[-1][0].verb is Verb.NONE
+        decision = device.desired[-1][0]
+        assert (decision.verb, decision.reason) == (Verb.NONE, Reason.STALE_METADATA)
+        assert device.keeper.status.notices == (
+            "expired: nothing is begun by this metadata any more",
+        )
+
+
+async def test_what_is_under_way_is_held_at_the_moment_the_metadata_expires(fleet):
+    device = Device(fleet, decide_s=7 * DAY_S)
+    release = fleet.publish()
+    pack = fleet.direct(directive(release))
+    async with running(device):
+        device.keeper.offer_pack(pack)
+        await device.clock.settle()
+        device.current = {
+            "m": CurrentModel("m", pending_sha256=release.sha256, pending_rollout_id="r1")
+        }
+        device.reachable = False
+        await device.clock.advance(DAY_S - 1)
+        assert not device.desired[-1][0].holds
+        await device.clock.advance(1)
+        decision = device.desired[-1][0]
+        assert (decision.verb, decision.reason) == (Verb.INSTALL, Reason.STALE_METADATA)
+
+
+async def test_what_was_refused_is_told_and_so_is_that_it_is_over(fleet):
+    device = Device(fleet)
+    pack = fleet.direct(directive(fleet.publish()))
+    async with running(device):
+        device.keeper.offer_pack(b"rubbish")
+        await device.clock.settle()
+        status = device.keeper.status
+        assert (status.code, status.refusing, status.refused) == ("pack_malformed", True, 1)
+        assert status.refused_s == device.clock.now_s()
+        assert device.changes == 1
+        device.keeper.offer_pack(b"more rubbish")
+        await device.clock.advance(20)
+        assert (device.keeper.status.refused, device.changes) == (2, 1)
+        device.keeper.offer_pack(pack)
+        await device.clock.advance(20)
+        assert not device.keeper.status.refusing
+        assert device.keeper.status.code == "pack_malformed"
+
+
+async def test_a_store_that_cannot_be_read_directs_nothing_until_it_can(fleet):
+    device = Device(fleet)
+    device.store.unreadable = True
+    pack = fleet.direct(directive(fleet.publish()))
+    async with running(device):
+        device.keeper.offer_pack(pack)
+        await device.clock.advance(30)
+        assert device.desired == []
+        assert device.keeper.status.code == "trust_store"
+        device.store.unreadable = False
+        await device.clock.advance(LIMITS.retry_most_s)
+        assert device.desired[-1][0].verb is Verb.INSTALL
+
+
+async def test_after_damage_a_pack_waits_for_the_fleet_manager_itself(fleet):
+    """A pack alone could be an old one: what would show that is what was lost."""
+    device = Device(fleet)
+    device.store.saved = [TrustState(damage="cut short")]
+    device.reachable = False
+    pack = fleet.direct(directive(fleet.publish()))
+    async with running(device):
+        device.keeper.offer_pack(pack)
+        await device.clock.advance(600)
+        assert pack not in device.refreshes
+        assert (device.keeper.status.code, device.keeper.status.text) == (
+            "trust_store",
+            "cut short",
+        )
+        device.reachable = True
+        await device.clock.advance(300)
+        assert device.desired[-1][0].verb is Verb.INSTALL
+        assert device.store.saved[-1].damage == ""
+        assert pack in device.refreshes
 
 
 async def test_what_was_verified_before_a_refusal_is_saved(fleet):

@@ -13,11 +13,14 @@ from agent.trust import (
     Decision,
     DeviceFacts,
     Directive,
+    Emergencies,
     Reason,
     Tries,
     Verb,
+    World,
     bundle_path,
     decide,
+    decide_in,
     selects,
     slot_of,
 )
@@ -64,6 +67,7 @@ RAMP = replace(CANARY, ramp_s=100, stage_started_s=int(NOW_S), from_bp=SLOT_OF_B
 LATER = replace(CANARY, open_hours=("fri 09:00-10:00",))
 """It is 08:00 on a Friday."""
 STOPPED = replace(CANARY, stopped=("cam/cpu",))
+BLOCKS_B = Emergencies({B: "leaks"})
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Row:
     releases: dict[str, BundleRelease] = field(default_factory=lambda: RELEASES)
     floor: dict[str, int] = field(default_factory=dict)
     facts: DeviceFacts = FACTS
+    emergency: Emergencies = field(default_factory=Emergencies)
+    expires_s: float = NOW_S + 1
 
 
 def having(
@@ -158,7 +164,7 @@ ROWS = [
     # beside
     Row("beside what answers", (STABLE, SHADOW), (Verb.BESIDE, Reason.BESIDE), having(A), release("2", B)),
     Row("beside already", (STABLE, SHADOW), (Verb.BESIDE, Reason.BESIDE), having(A, None, B), release("2", B)),
-    Row("beside whatever answers", (SHADOW,), (Verb.BESIDE, Reason.BESIDE), having(C), release("2", B)),
+    Row("beside whatever answers", (SHADOW,), (Verb.BESIDE, Reason.BESIDE), having("d" * 64), release("2", B)),
     Row("in the share that answers", (STABLE, replace(SHADOW, percent_bp=10_000)), (Verb.INSTALL, Reason.IN_COHORT),
         having(A, None, B), release("2", B)),
     Row("not among those beside", (replace(SHADOW, beside_bp=SLOT_OF_B),), (Verb.NONE, Reason.NOT_IN_COHORT),
@@ -166,8 +172,8 @@ ROWS = [
     Row("a canary is never beside", (replace(SHADOW, mode="canary"),), (Verb.NONE, Reason.NOT_IN_COHORT), having(A)),
     Row("nothing to be beside of", (SHADOW,), (Verb.NONE, Reason.NOTHING_ACTIVE)),
     Row("first what is to answer", (STABLE, SHADOW), (Verb.INSTALL, Reason.IN_COHORT), release=release("1", A)),
-    Row("first what is to answer, then beside", (STABLE, SHADOW), (Verb.INSTALL, Reason.IN_COHORT), having(C),
-        release("1", A)),
+    Row("first what is to answer, then beside", (replace(STABLE, older=True), SHADOW),
+        (Verb.INSTALL, Reason.IN_COHORT), having(C), release("1", A)),
     Row("beside no faster than the release allows", (SHADOW,), (Verb.NONE, Reason.SPEED_LIMIT), having(A),
         releases=with_release_2(limits=((0, SLOT_OF_B),), signed_at_s=int(NOW_S))),
     Row("beside outside of the open hours", (replace(SHADOW, open_hours=LATER.open_hours),),
@@ -227,6 +233,46 @@ ROWS = [
         release("1", A), releases=with_release_2(agent=">=9")),
     Row("refused, stable active", (STABLE, CANARY), (Verb.REFUSE, Reason.AGENT_VERSION), having(A),
         releases=with_release_2(agent=">=9")),
+    # older releases
+    Row("older than what is active", (STABLE,), (Verb.REFUSE, Reason.OLDER_RELEASE), having(B)),
+    Row("older, and meant", (replace(STABLE, older=True),), (Verb.INSTALL, Reason.IN_COHORT), having(B),
+        release("1", A)),
+    Row("older than a bundle that is not released any more", (STABLE,), (Verb.INSTALL, Reason.IN_COHORT),
+        having("d" * 64), release("1", A)),
+    Row("older, to be held beside", (replace(STABLE, mode="shadow", percent_bp=0, beside_bp=10_000),),
+        (Verb.REFUSE, Reason.OLDER_RELEASE), having(B)),
+    Row("older by a rollback", (STABLE, BACK), (Verb.REVERT, Reason.FLEET_ROLLBACK), having(B), release("1", A)),
+    # block list
+    Row("blocked", (CANARY,), (Verb.REFUSE, Reason.BLOCKED), emergency=BLOCKS_B),
+    Row("blocked, stable wanted", (STABLE, CANARY), (Verb.INSTALL, Reason.IN_COHORT), release=release("1", A),
+        emergency=BLOCKS_B),
+    Row("blocked and not its turn", (replace(CANARY, percent_bp=SLOT_OF_B),), (Verb.NONE, Reason.NOT_IN_COHORT),
+        emergency=BLOCKS_B),
+    Row("blocked, under way", (STABLE, CANARY), (Verb.REVERT, Reason.BLOCKED), having(A, None, B), emergency=BLOCKS_B),
+    Row("blocked, active, back to the previous slot", (CANARY,), (Verb.REVERT, Reason.BLOCKED), having(B, A),
+        emergency=BLOCKS_B),
+    Row("blocked, active, another is wanted", (STABLE, CANARY), (Verb.REVERT, Reason.BLOCKED), having(B),
+        release("1", A), emergency=BLOCKS_B),
+    Row("blocked, active, nothing to go to", (CANARY,), (Verb.KEEP, Reason.BLOCKED), having(B), emergency=BLOCKS_B),
+    Row("blocked, active, the previous one is blocked too", (CANARY,), (Verb.KEEP, Reason.BLOCKED), having(B, A),
+        emergency=Emergencies({A: "", B: "leaks"})),
+    Row("blocked, not the way back of a rollback", (STABLE, BACK), (Verb.KEEP, Reason.NOTHING_TO_REVERT_TO),
+        having(B, A), emergency=Emergencies({A: "leaks"})),
+    Row("limit lifted", (CANARY,), (Verb.INSTALL, Reason.IN_COHORT),
+        release=with_release_2(limits=((9, 10_000),), signed_at_s=int(NOW_S))[CANARY.bundle],
+        releases=with_release_2(limits=((9, 10_000),), signed_at_s=int(NOW_S)),
+        emergency=Emergencies(lifted=frozenset({B}), expires_s=NOW_S + 1)),
+    Row("limit lifted until now", (CANARY,), (Verb.NONE, Reason.SPEED_LIMIT),
+        releases=with_release_2(limits=((9, 10_000),), signed_at_s=int(NOW_S)),
+        emergency=Emergencies(lifted=frozenset({B}), expires_s=NOW_S)),
+    # freshness
+    Row("stale", (CANARY,), (Verb.NONE, Reason.STALE_METADATA), expires_s=NOW_S),
+    Row("stale, under way", (CANARY,), (Verb.INSTALL, Reason.STALE_METADATA), having(A, None, B), release("2", B),
+        expires_s=NOW_S),
+    Row("stale, to be held beside", (SHADOW,), (Verb.NONE, Reason.STALE_METADATA), having(A), expires_s=NOW_S),
+    Row("stale, rolled back all the same", (STABLE, BACK), (Verb.REVERT, Reason.FLEET_ROLLBACK), having(B, A),
+        release("1", A), expires_s=NOW_S),
+    Row("stale, active already", (CANARY,), (Verb.KEEP, Reason.ALREADY_ACTIVE), having(B), expires_s=NOW_S),
     # nothing said
     Row("deployment without a directive", (), (Verb.NONE, Reason.NO_DIRECTIVE), having(A, None, B)),
 ]  # fmt: skip
@@ -235,7 +281,8 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_rule(row: Row) -> None:
     model = row.have.model
-    decisions = decide(row.directives, row.releases, row.facts, {model: row.have}, row.floor, NOW_S)
+    world = World(row.releases, row.facts, row.floor, NOW_S, row.emergency, row.expires_s)
+    decisions = decide_in(world, row.directives, {model: row.have})
     assert [(entry.verb, entry.reason) for entry in decisions] == [row.expect]
     decision = decisions[0]
     assert decision.release == row.release
@@ -246,6 +293,19 @@ def test_rule(row: Row) -> None:
 
 def test_every_reason_has_a_row() -> None:
     assert {row.expect[1] for row in ROWS} == set(Reason)
+
+
+def test_a_blocked_bundle_that_no_directive_names_is_left_all_the_same() -> None:
+    world = World(RELEASES, FACTS, {}, NOW_S, BLOCKS_B)
+    (decision,) = decide_in(world, [], {"m": having(B, A), "other": CurrentModel("other", C)})
+    assert (decision.verb, decision.reason) == (Verb.REVERT, Reason.BLOCKED)
+    assert (decision.leaves, decision.directive) == (B, None)
+
+
+def test_a_blocked_previous_bundle_is_forgotten_whatever_else_is_decided() -> None:
+    world = World(RELEASES, FACTS, {}, NOW_S, BLOCKS_B)
+    (decision,) = decide_in(world, [deploy(3, "3", C)], {"m": having(C, B)})
+    assert (decision.verb, decision.forgets_previous) == (Verb.KEEP, True)
 
 
 def test_refused_before_and_nothing_else_wants_nothing() -> None:

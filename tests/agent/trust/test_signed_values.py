@@ -58,6 +58,7 @@ EVERY_KEY = replace(
     exclude=(("id", "camera-7"), ("site", "lab")),
     stopped=("cam/cuda",),
     retries=2,
+    older=True,
 )
 
 

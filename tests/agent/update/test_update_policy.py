@@ -178,3 +178,52 @@ def test_what_stays_on_disk():
     record = ModelRecord("m", Slots(installed(A)), going(B, Phase.TRY, previous_sha256=C))
     assert kept_slots([record]) == {A, B, C}
     assert kept_slots({"m": record, "n": ModelRecord("n")}) == {A, B, C}
+
+
+# --- blocked and stale ----------------------------------------------------------------------------
+
+
+def blocked(leaves: str, **changes) -> Decision:
+    return Decision("m", Verb.REVERT, Reason.BLOCKED, "it leaks", leaves=leaves, **changes)
+
+
+def test_a_blocked_bundle_that_no_directive_names_goes_back_to_the_previous_one():
+    record = ModelRecord("m", Slots(installed(B, "r7"), installed(A)))
+    action = choose(record, blocked(B), {})
+    assert kind(action) is ActionKind.ROLL_BACK
+    assert action is not None
+    assert action.start is not None
+    assert (action.start.rollout_id, action.start.previous_sha256) == ("r7", A)
+    assert (action.start.reason_code, action.start.reason) == ("blocked", "it leaks")
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        (Phase.FETCH, ActionKind.CANCEL),
+        (Phase.TRY, ActionKind.CANCEL),
+        (Phase.BESIDE, ActionKind.WITHDRAW),
+        (Phase.PROBATION, ActionKind.WITHDRAW),
+    ],
+)
+def test_a_blocked_bundle_under_way_is_called_off(phase, expected):
+    record = ModelRecord("m", Slots(installed(A)), going(B, phase))
+    assert kind(choose(record, blocked(B), {})) is expected
+
+
+def test_a_blocked_previous_bundle_is_forgotten_once_nothing_is_under_way():
+    keep = replace(decision(Verb.KEEP, A, "r0"), forgets_previous=True)
+    record = ModelRecord("m", Slots(installed(A), installed(B)))
+    assert kind(choose(record, keep, {})) is ActionKind.FORGET_PREVIOUS
+    assert kind(choose(record.with_deployment(going(C, Phase.SWAP)), keep, {})) is None
+    assert choose(ModelRecord("m", Slots(installed(A))), keep, {}) is None
+
+
+def test_stale_metadata_begins_nothing_and_holds_what_is_under_way():
+    stale = replace(decision(Verb.INSTALL, B, to=B), reason=Reason.STALE_METADATA)
+    assert choose(ModelRecord("m", Slots(installed(A))), stale, {}) is None
+    held = choose(ModelRecord("m", Slots(installed(A)), going(B, Phase.FETCH)), stale, {})
+    assert kind(held) is ActionKind.RETARGET
+    assert held is not None
+    assert held.start is not None
+    assert held.start.closed

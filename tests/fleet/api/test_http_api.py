@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from agent.inventory import Machine
+from agent.trust.status import TrustStatus
 from fleet.api.publish import restore_bundle_rows
 from fleet.registry import Way
 from fleet.store.tables import bundles
@@ -50,6 +52,23 @@ async def test_devices_page_by_page_and_one_in_detail(lab: Lab) -> None:
     assert [one["phase"] for one in detail["deployments"]] == ["fetch"]
     assert detail["windows"][0]["requests"] == 100
     assert detail["events"][0]["reason"] == ""
+
+
+async def test_what_a_device_refused_of_the_metadata_is_shown(lab: Lab) -> None:
+    refused = TrustStatus().after_refusal("rollback", "older than accepted", 1_800_000_000.0)
+    report = Machine("d1", "edge", "x86_64").report((), None, trust=refused)
+    sent = inventory("d1")
+    sent.inventory.CopyFrom(report)
+    await lab.manager.ingest.submit("d1", batch(sent))
+    detail = (await lab.http.get("/v1/devices/d1")).json()
+    assert detail["trust"] == {
+        "refusal_code": "rollback",
+        "refusal": "older than accepted",
+        "refused_s": 1_800_000_000.0,
+        "refused": 1,
+        "refusing": True,
+        "notices": [],
+    }
 
 
 async def test_an_unknown_device_is_told(lab: Lab) -> None:

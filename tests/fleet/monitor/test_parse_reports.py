@@ -37,6 +37,23 @@ def test_an_inventory_becomes_a_row_and_its_models() -> None:
     assert [one["model"] for one in parsed.active] == ["digits"]
 
 
+def test_what_a_device_refused_of_the_metadata_is_kept_within_limits() -> None:
+    assert parse_report(inventory(), "d1").row["trust"] == {}
+    trust = report_pb2.TrustStatus(
+        refusal_code="rollback",
+        refusal="r\0" * 600,
+        refused_unix_ms=5000,
+        refused=3,
+        refusing=True,
+        notices=[f"n{number}" for number in range(20)],
+    )
+    kept = parse_report(inventory(trust=trust), "d1").row["trust"]
+    assert (kept["refusal_code"], kept["refused_s"], kept["refused"]) == ("rollback", 5.0, 3)
+    assert kept["refusing"]
+    assert kept["refusal"] == "r" * 250
+    assert len(kept["notices"]) == 8
+
+
 REFUSED: list[tuple[str, report_pb2.Report, str]] = [
     ("device_id", window(device="d2"), "came from d1 but says 'd2'"),
     ("boot_id", window(boot=""), "no boot id"),
@@ -69,6 +86,8 @@ REFUSED: list[tuple[str, report_pb2.Report, str]] = [
     ("missing", event(rollout_id=""), "no rollout_id"),
     ("labels", inventory(labels={f"k{n}": "v" for n in range(65)}), "65 labels"),
     ("text", inventory(labels={"k": "v" * 257}), "longer than 256"),
+    ("text", inventory(trust=report_pb2.TrustStatus(refusal_code="c" * 65)), "longer than 64"),
+    ("range", inventory(trust=report_pb2.TrustStatus(refused_unix_ms=-1)), "refused_unix_ms"),
     ("range", inventory(at_ms=-1), "created_unix_ms"),
 ]  # fmt: skip
 

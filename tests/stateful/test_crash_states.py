@@ -1,0 +1,90 @@
+"""Every durable store of the device after a power cut at any operation, and with a disk that fails at any operation.
+
+Zero violations; and the same harness finds what was planted: a store that does not wait for the disk, a file that is
+not synced, a folder that is not synced.
+"""
+
+import errno
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.errors import AgentError
+from tests.support.crash.plays import PLAYS, ViolatedError
+from tests.support.crash.recorder import Op, read_log, run_child
+from tests.support.crash.states import crash_states, without_syncs
+
+FEWEST = 10
+STORES = ("trust", "journal", "spool", "pieces", "slots", "file")
+
+
+@pytest.fixture
+def memory_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of states are written and synced."""
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(tmp_path)
+    with tempfile.TemporaryDirectory(prefix="muster-crash-", dir=in_memory) as folder:
+        yield Path(folder)
+
+
+def recorded(play: str, folder: Path) -> list[Op]:
+    recorded_folder, log = folder / "recorded", folder / "log"
+    recorded_folder.mkdir()
+    run_child("record", play, str(recorded_folder), str(log))
+    return read_log(log)
+
+
+def violations(play: str, ops: list[Op], folder: Path, most: int | None = None) -> list[str]:
+    """What is wrong after which power cut; stops after ``most``."""
+    found = []
+    for number, state in enumerate(crash_states(ops)):
+        left = folder / f"left-{number}"
+        state.write(left)
+        try:
+            PLAYS[play].check(left, state.said)
+        except (ViolatedError, AgentError) as error:
+            found.append(f"{state.where}, said {state.said}: {error}")
+            if most is not None and len(found) >= most:
+                return found
+    assert number >= FEWEST, "too few states to say anything"
+    return found
+
+
+@pytest.mark.parametrize("play", STORES)
+def test_no_power_cut_mixes_or_forgets(play: str, memory_folder: Path) -> None:
+    ops = recorded(play, memory_folder)
+    assert any(op.what == "S" for op in ops)
+    assert violations(play, ops, memory_folder) == []
+
+
+def test_a_store_that_does_not_wait_for_the_disk_is_caught(memory_folder: Path) -> None:
+    ops = recorded("trust-unsynced", memory_folder)
+    assert violations("trust", ops, memory_folder, most=1)
+
+
+@pytest.mark.parametrize(
+    ("play", "of_folders"),
+    list(itertools.product(("trust", "pieces", "slots", "file"), (False, True))),
+)
+def test_a_sync_that_is_left_out_is_caught(
+    play: str, of_folders: bool, memory_folder: Path
+) -> None:
+    ops = without_syncs(recorded(play, memory_folder), of_folders=of_folders)
+    assert violations(play, ops, memory_folder, most=1)
+
+
+@pytest.mark.parametrize("play", STORES)
+@pytest.mark.parametrize(("error", "how"), [(errno.ENOSPC, "stays"), (errno.EIO, "once")])
+def test_a_disk_that_fails_at_any_operation_is_an_error_and_no_damage(
+    play: str, error: int, how: str, memory_folder: Path
+) -> None:
+    folder = memory_folder / "failing"
+    folder.mkdir()
+    *wrong, counts = run_child("fail", play, str(folder), str(error), how).splitlines()
+    assert wrong == []
+    operations, told = map(int, counts.split())
+    assert operations > 5
+    assert told > operations / 2
