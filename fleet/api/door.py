@@ -27,6 +27,7 @@ from fleet.operators.desk import Operators
 __all__ = ["Door", "call_of"]
 
 _CALL: Final = "call"
+_NOT_ALLOWED: Final = 1008  # RFC 6455: policy violation
 _BUG: Final = "the fleet manager failed: its log says why"
 
 
@@ -44,9 +45,10 @@ class Door:
         self._operators = operators
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (
-            scope["path"] in OPEN and scope["method"] in {"GET", "HEAD"}
-        ):
+        if scope["type"] == "websocket":  # there is none, and none gets past here by being added
+            await send({"type": "websocket.close", "code": _NOT_ALLOWED})
+            return
+        if scope["type"] != "http" or _is_open(scope):
             await self._app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
@@ -61,7 +63,6 @@ class Door:
             await self._refuse(call, rule, error)(scope, receive, send)
             if _is_worth_a_line(scope, rule, error):
                 await self._operators.note_refused(call.entry(REFUSED, str(error)))
-                await self._operators.keep_head()
             return
         if rule is None:
             await _not_here(method, path)(scope, receive, send)
@@ -100,9 +101,14 @@ class Door:
             await self._operators.note_refused(
                 call.entry(FAILED if status >= 500 else REFUSED, problem)
             )
-        elif not call.is_written:  # the handler had no transaction to write it in
+            return
+        if not call.is_written:  # the handler had no transaction to write it in
             await self._operators.note(call.entry(DONE))
         await self._operators.keep_head()
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["path"] in OPEN and scope["method"] in {"GET", "HEAD"}
 
 
 def _shown(scope: Scope) -> tuple[str, str]:

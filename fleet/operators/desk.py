@@ -134,7 +134,10 @@ class Operators:
         await self._writer.run(lambda connection: audit_log.append(connection, entry))
 
     async def note_refused(self, entry: Entry) -> None:
-        """Write down a refused attempt, unless there are too many of them. Never raises: it was refused anyway."""
+        """Write down a refused attempt, unless there are too many of them, and keep the head.
+
+        Never raises: it was refused anyway.
+        """
         budget = self._strangers if entry.token_id == NOBODY.token_id else self._callers
         if not budget.take(self._monotonic_s()):
             return
@@ -148,6 +151,8 @@ class Operators:
             await self.note(entry)
         except FleetError as error:
             _LOG.error("a refused attempt is not in the audit log: %s", error)
+            return
+        await self.keep_head()
 
     async def keep_head(self) -> None:
         """Bring the file with the head up to the database. What stands in the way is logged: the log tells the rest."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 
+from fleet.api.door import Door
 from fleet.operators import audit_log, tokens
 from fleet.operators.access import OPEN, RULES
 from fleet.operators.chain import Entry
@@ -71,6 +72,19 @@ async def test_a_stranger_gets_the_description_and_nothing_else(lab: Lab) -> Non
             assert "this needs a token" in message(answer, 401, "UnauthenticatedError")
             assert answer.headers["www-authenticate"] == "Bearer"
     assert written(lab) == []  # who only looks is no line
+
+
+async def test_a_websocket_is_closed_at_the_door(lab: Lab) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def nothing(*_arguments: Any) -> Any:
+        raise AssertionError("it got past the door")
+
+    await Door(nothing, lab.manager.operators)({"type": "websocket"}, nothing, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 async def test_two_authorizations_are_none(lab: Lab) -> None:

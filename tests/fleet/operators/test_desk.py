@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from fleet.errors import TooManyError, UnauthenticatedError
+from fleet.home import Home
 from fleet.operators import audit_log, tokens
 from fleet.operators.attempts import Allowance
 from fleet.operators.chain import Entry
 from fleet.operators.desk import DeskLimits, Operators
+from fleet.operators.folder import local_token
 from fleet.operators.roles import LOCAL, Role
 from fleet.operators.secret import make_token
 from fleet.operators.tokens import Wanted
@@ -139,6 +141,21 @@ async def test_refused_attempts_are_written_down_as_far_as_the_log_can_bear(lab:
     newest = lab.entries()[-1]
     assert newest.reason == "no (48 more before it are not written down)"
     assert (newest.name, newest.role, newest.token_id) == ("nobody", "", "")
+
+
+def test_the_local_token_stays_unless_it_is_damaged_or_others_could_read_it(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = local_token(home)
+    assert local_token(home) == first
+    home.local_token.chmod(0o644)
+    second = local_token(home)
+    assert second != first
+    assert home.local_token.stat().st_mode & 0o777 == 0o600
+    for content in ("", second[:-1], "\xff"):
+        home.local_token.write_text(content)
+        third = local_token(home)
+        assert third not in {first, second}
+        assert local_token(home) == third
 
 
 async def test_the_head_is_kept_beside_the_database(lab: Lab) -> None:
