@@ -2,7 +2,7 @@
 
 Rules kept here: the dataclasses below are the whole truth (keys, types, defaults and their
 meaning), the example is printed from them; an unknown key is refused with the nearest known one;
-every address is on loopback.
+every address is on loopback, but for the API with TLS.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import agent.errors
 from agent.trust.loopback import require_loopback
 from fleet.connect.settings import WebhookConfig, check_webhooks
 from fleet.errors import ConfigError
+from fleet.operators.settings import HttpConfig, OperatorsConfig
 
 __all__ = [
     "BrokerConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "example_config",
     "load_config",
     "parse_config",
+    "parse_http_listen",
     "parse_listen",
 ]
 
@@ -55,6 +57,15 @@ class Listen:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody beyond this machine reaches it."""
+        try:
+            require_loopback(self.host, "address")
+        except agent.errors.ConfigError:
+            return False
+        return True
 
 
 def _doc(default: Any, text: str) -> Any:
@@ -114,8 +125,8 @@ class FleetConfig:
         default_factory=NameConfig,
         metadata={"doc": "who this is"},
     )
-    http: ListenConfig = field(
-        default_factory=lambda: ListenConfig("127.0.0.1:8470"),
+    http: HttpConfig = field(
+        default_factory=HttpConfig,
         metadata={"doc": "the API for people: command line, browser"},
     )
     grpc: ListenConfig = field(
@@ -134,6 +145,10 @@ class FleetConfig:
         default_factory=IngestConfig,
         metadata={"doc": "takes in what devices report"},
     )
+    operators: OperatorsConfig = field(
+        default_factory=OperatorsConfig,
+        metadata={"doc": "what people may do, see docs/operators.md"},
+    )
     log: LogConfig = field(
         default_factory=LogConfig,
         metadata={"doc": "what is written to stderr"},
@@ -150,11 +165,17 @@ class FleetConfig:
             ConfigError: names the key, the value, and what would be right.
         """
         check_fleet_name(self.fleet.name)
-        parse_listen(self.http.listen, "[http] listen")
+        parse_http_listen(self.http)
         parse_listen(self.grpc.listen, "[grpc] listen")
         parse_listen(self.broker.listen, "[broker] listen")
         check_broker_mode(self.broker.mode)
         _require_range("[controller] tick_s", self.controller.tick_s, 0.05, 3600)
+        _require_range(
+            "[operators] second_approval_above_percent",
+            self.operators.second_approval_above_percent,
+            0,
+            100,
+        )
         _require_range("[ingest] queued_batches", self.ingest.queued_batches, 1, 100_000)
         _require_range("[ingest] commit_reports", self.ingest.commit_reports, 1, 100_000)
         _require_range(
@@ -244,13 +265,34 @@ def parse_listen(text: str, what: str) -> Listen:
     Raises:
         ConfigError: it is anything else; the message names ``what``.
     """
+    listen = _parse_address(text, what)
+    try:
+        require_loopback(listen.host, what)
+    except agent.errors.ConfigError as error:
+        raise ConfigError(str(error)) from error
+    return listen
+
+
+def parse_http_listen(http: HttpConfig) -> Listen:
+    """Where the API listens: on loopback, or anywhere with TLS.
+
+    Raises:
+        ConfigError: it is no address, or beyond this machine without TLS.
+    """
+    listen = _parse_address(http.listen, "[http] listen")
+    if not http.tls and not listen.is_loopback:
+        raise ConfigError(
+            f"[http] listen = {http.listen!r} is not a loopback address: tokens would cross the network unencrypted. "
+            "Set [http] tls = true and make a token with `fleet token create`, or use 127.0.0.1, ::1 or localhost"
+        )
+    return listen
+
+
+def _parse_address(text: str, what: str) -> Listen:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ConfigError(f"{what} = {text!r} is no address: use HOST:PORT like 127.0.0.1:8470")
-    try:
-        return Listen(require_loopback(host, what).strip("[]"), int(port))
-    except agent.errors.ConfigError as error:
-        raise ConfigError(str(error)) from error
+    return Listen(host.strip("[]"), int(port))
 
 
 def check_broker_mode(mode: str) -> Listen | None:
@@ -367,6 +409,8 @@ def _comment(text: str) -> list[str]:
 def _toml_value(value: object) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml_value(one) for one in value) + "]"
     return str(value)

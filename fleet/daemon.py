@@ -22,8 +22,15 @@ from fleet.api.device_service import DeviceServer
 from fleet.api.http import create_app
 from fleet.api.publish import restore_bundle_rows
 from fleet.api.services import Services
+from fleet.api.tls import LOOK_EVERY_S, ServerTls
 from fleet.artifacts.folder import FolderArtifacts
-from fleet.config import FleetConfig, Listen, check_broker_mode, parse_listen
+from fleet.config import (
+    FleetConfig,
+    Listen,
+    check_broker_mode,
+    parse_http_listen,
+    parse_listen,
+)
 from fleet.connect.targets import load_targets
 from fleet.connect.webhooks import Webhooks
 from fleet.errors import ConfigError, FleetError, ServerError
@@ -33,6 +40,8 @@ from fleet.messaging.broker import Broker, EmbeddedBroker, ExternalBroker
 from fleet.messaging.feed import PackFeed
 from fleet.monitor.ingest import Ingest, IngestLimits
 from fleet.monitor.retention import Pruner, Retention
+from fleet.operators.desk import Operators
+from fleet.operators.folder import local_token
 from fleet.registry.devices import set_all_offline
 from fleet.repository import Repository
 from fleet.rollout.check_runner import CheckRunner
@@ -49,6 +58,7 @@ DAY_S: Final = 86_400.0
 EXPIRY_WARNING_S: Final = 14 * DAY_S
 BROKER_WAIT_S: Final = 10.0  # for the first connection; after that it is tried in the background
 HTTP_GRACE_S: Final = 5
+_HERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- where who listens on all is found
 HTTP_BACKLOG: Final = 512
 
 
@@ -59,10 +69,17 @@ class Addresses:
     http: Listen
     grpc: Listen
     mqtt: Listen | None
+    tls: bool = False  # of http
+
+    @property
+    def api(self) -> str:
+        """The address of the API, from this machine."""
+        here = _HERE.get(self.http.host, self.http.host)
+        return f"{'https' if self.tls else 'http'}://{Listen(here, self.http.port)}"
 
     def to_json(self) -> dict[str, str]:
         return {
-            "http": f"http://{self.http}",
+            "http": self.api,
             "grpc": str(self.grpc),
             "mqtt": "" if self.mqtt is None else str(self.mqtt),
         }
@@ -105,12 +122,18 @@ class FleetManager:
         )
         self.feed = PackFeed()
         self._publishing = asyncio.Lock()
+        self._local_token = local_token(home)
+        self.operators = Operators(self.store, self.writer, home.audit_head, self._local_token)
+        self._tls = ServerTls(home.pki.server, home.pki.server_key) if config.http.tls else None
         self.executor = Executor(
             self.store,
             self.repository,
             self.publish,
             manifest=self.artifacts.manifest,
-            limits=ExecutorLimits(tick_s=config.controller.tick_s),
+            limits=ExecutorLimits(
+                tick_s=config.controller.tick_s,
+                second_above_bp=config.operators.second_approval_above_bp,
+            ),
         )
         self.webhooks = Webhooks(self.store, self.writer, targets, link=self._link)
         self.broker: Broker | None = _make_broker(config)
@@ -126,6 +149,7 @@ class FleetManager:
             feed=self.feed,
             executor=self.executor,
             webhooks=self.webhooks,
+            operators=self.operators,
             publish=self.publish,
             broker=self._broker_state,
         )
@@ -155,6 +179,7 @@ class FleetManager:
         stack.callback(self.store.close)
         stack.callback(self.writer.close)
         await self.writer.run(set_all_offline)
+        await self.operators.keep_head()
         await self.webhooks.register()  # before anything is decided, so that it is told
         restored = await asyncio.to_thread(restore_bundle_rows, self.services)
         if restored:
@@ -171,12 +196,14 @@ class FleetManager:
         self._background(stack, "external checks", checks.run())
         self._background(stack, "metadata renewal", self._keep_signed())
         self._background(stack, "retention", self.pruner.run())
+        if self._tls is not None:
+            self._background(stack, "API certificate", _keep_certificate(self._tls))
         if self.webhooks.targets:
             self._background(stack, "webhooks", self.webhooks.run())
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._background(stack, "watchdog", _tell_alive(interval_s))
-        self.addresses = Addresses(http, grpc, mqtt)
+        self.addresses = Addresses(http, grpc, mqtt, tls=self._tls is not None)
         stack.callback(self.home.remove_run_file)
         self.home.write_run_file(
             {
@@ -184,6 +211,8 @@ class FleetManager:
                 **self.addresses.to_json(),
                 "root": str(self.home.root.absolute()),
                 "pid": os.getpid(),
+                "token": self._local_token,
+                **({} if self._tls is None else {"ca": str(self.home.pki.server_ca.absolute())}),
             }
         )
 
@@ -213,21 +242,29 @@ class FleetManager:
         return Listen(broker.address.host, broker.address.port)
 
     async def _start_http(self, stack: contextlib.AsyncExitStack) -> Listen:
-        wanted = parse_listen(self.config.http.listen, "[http] listen")
+        wanted = parse_http_listen(self.config.http)
+        if not wanted.is_loopback and await self.operators.tokens_there() == 0:
+            raise ConfigError(
+                f"[http] listen = {str(wanted)!r} reaches beyond this machine, and nobody has a token: make one with "
+                f"`fleet token create NAME --role admin --home {self.home.path}`"
+            )
+        tls = self._tls
         listener = _listen(wanted)
         stack.callback(listener.close)
-        server = _HttpServer(
-            uvicorn.Config(
-                create_app(self.services),
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=HTTP_GRACE_S,
-            )
+        config = uvicorn.Config(
+            create_app(self.services, frozenset if tls is None else lambda: tls.names),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=HTTP_GRACE_S,
         )
+        if tls is not None:
+            config.load()  # it would make a context from files, and none that can be renewed
+            config.ssl = tls.context
+        server = _HttpServer(config)
         task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         self._tasks.add(task)
 
@@ -280,7 +317,7 @@ class FleetManager:
 
     def _link(self) -> str:
         """Where the API is found, for links in events; "" until it listens."""
-        return "" if self.addresses is None else f"http://{self.addresses.http}"
+        return "" if self.addresses is None else self.addresses.api
 
     def _broker_state(self) -> Mapping[str, Any]:
         if self.broker is None or self.bridge is None:
@@ -337,6 +374,12 @@ async def serve(home: Home, config: FleetConfig, ready: Callable[[FleetManager],
             _LOG.info("stopping")
             for task in (ended, stopped):
                 task.cancel()
+
+
+async def _keep_certificate(tls: ServerTls) -> None:
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.to_thread(tls.refresh)
 
 
 async def _tell_alive(interval_s: float) -> None:

@@ -7,10 +7,13 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "FleetError",
+    "ForbiddenError",
     "NotFoundError",
     "RefusedError",
     "RequestError",
     "ServerError",
+    "TooManyError",
+    "UnauthenticatedError",
 ]
 
 
@@ -36,6 +39,22 @@ class ConflictError(FleetError):
 
 class RefusedError(FleetError):
     """A check said no: a bundle, signature or plan is not acceptable (HTTP 400, exit code 3)."""
+
+
+class UnauthenticatedError(FleetError):
+    """The caller's: no token, or none that is accepted (HTTP 401, exit code 1)."""
+
+
+class ForbiddenError(FleetError):
+    """The caller's: the token's role or scope is not enough (HTTP 403, exit code 1)."""
+
+
+class TooManyError(FleetError):
+    """The caller's: too many attempts in vain; try again after ``retry_after_s`` (HTTP 429, exit code 1)."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ServerError(FleetError):

@@ -114,7 +114,18 @@ class Home:
 
     @property
     def run_file(self) -> Path:
+        """Where the running fleet manager is found, and the token of who may read this folder."""
         return self.path / "run.json"
+
+    @property
+    def local_token(self) -> Path:
+        """The token of who may read this folder; in ``run_file`` too while a fleet manager runs."""
+        return self.path / "local-token"
+
+    @property
+    def audit_head(self) -> Path:
+        """The head of the audit log, outside of the database."""
+        return self.path / "audit-head.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -142,9 +153,12 @@ class Home:
             os.close(lock)
 
     def write_run_file(self, content: Mapping[str, Any]) -> None:
-        """Say where the running fleet manager is found. Seen whole or not at all."""
+        """Say where the running fleet manager is found. Seen whole or not at all, and by this user alone."""
         scratch = self.run_file.with_suffix(".tmp")
-        scratch.write_text(json.dumps(dict(content), indent=2) + "\n", encoding="utf-8")
+        scratch.unlink(missing_ok=True)  # one that a crash left may be open to others
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(scratch, flags, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(dict(content), indent=2) + "\n")
         scratch.replace(self.run_file)
 
     def remove_run_file(self) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from fleet.api.door import call_of
 from fleet.api.models import (
     BundleRequest,
     Bundles,
@@ -47,7 +48,9 @@ async def post_bundle(request: Request, body: BundleRequest) -> PublishedBundle:
     services = _services(request)
     manifest = _decoded(body.manifest, "manifest")
     release = _decoded(body.release, "release")
-    published = await run_in_threadpool(publish_bundle, services, manifest, release)
+    published = await run_in_threadpool(
+        publish_bundle, services, manifest, release, call_of(request)
+    )
     if published.changed:
         await services.publish()
     return PublishedBundle(

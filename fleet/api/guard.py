@@ -1,11 +1,11 @@
 """What every HTTP request must satisfy before anyone looks at it.
 
 Rules kept here: a body has a limit, said or not; the host asked for, and the page that asks, are on
-this machine. The second keeps a web page that an operator happens to visit from speaking to an API
-that has no accounts yet (by a form, or by a name that resolves to 127.0.0.1).
+this machine, or have a name that the server's certificate is for. The second keeps a web page that an
+operator happens to visit from speaking to the API (by a form, or by a name that resolves to 127.0.0.1).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,17 +22,23 @@ MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
 
 class Guard:
-    """ASGI middleware."""
+    """ASGI middleware. ``names``: the hosts beside this machine's loopback that may be asked for, lower-case."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        names: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = _foreign(scope["headers"])
+        refusal = _foreign(scope["headers"], self._names())
         if refusal:
             await _answer(403, refusal)(scope, receive, send)
             return
@@ -54,8 +60,8 @@ class Guard:
         await self._app(scope, limited, send)
 
 
-def _foreign(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Why this request does not come from this machine; empty when it does."""
+def _foreign(headers: Iterable[tuple[bytes, bytes]], names: frozenset[str]) -> str:
+    """Why this request is for another host, or from another's page; empty when it is not."""
     host = _header(headers, b"host")
     origin = _header(headers, b"origin")
     for what, address in (("Host", f"//{host}"), ("Origin", origin)):
@@ -63,9 +69,16 @@ def _foreign(headers: Iterable[tuple[bytes, bytes]]) -> str:
             continue
         try:
             name = urlsplit(address).hostname or ""
-            require_loopback(name, f"{what} header")
+            if name not in names:
+                require_loopback(name, f"{what} header")
         except (ValueError, agent.errors.ConfigError):
-            return f"{what} {address.lstrip('/')[:200]!r} is not this machine: use http://127.0.0.1"
+            known = ", ".join(sorted(names))
+            use = (
+                f"use one of the names in its certificate: {known}"
+                if known
+                else "use http://127.0.0.1"
+            )
+            return f"{what} {address.lstrip('/')[:200]!r} is not this machine: {use}"
     return ""
 
 

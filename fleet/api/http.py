@@ -1,13 +1,15 @@
 """The API for people and their tools: HTTP, JSON, under ``/v1``; described at ``/docs``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
 from sqlalchemy import func, select
 
-from fleet.api import bundles, devices, problems, rollouts, webhooks
+from fleet.api import audit_log, bundles, devices, problems, rollouts, tokens, webhooks
+from fleet.api.door import Door
 from fleet.api.guard import Guard
 from fleet.api.models import Problem, Status
 from fleet.api.services import Services
@@ -20,22 +22,30 @@ from fleet.store.tables import rollouts as rollouts_table
 __all__ = ["create_app", "product_version"]
 
 
-def create_app(services: Services) -> FastAPI:
-    """The application over these parts."""
+# The door checks it; this describes it at /docs.
+_BEARER = HTTPBearer(auto_error=False, description="a token: `fleet token create` makes one")
+
+
+def create_app(services: Services, names: Callable[[], frozenset[str]] = frozenset) -> FastAPI:
+    """The application over these parts; ``names`` are the hosts it is known by beside loopback."""
     app = FastAPI(
         title="Muster fleet manager",
         version=product_version(),
-        responses={code: {"model": Problem} for code in (400, 404, 409, 422, 500)},
+        responses={code: {"model": Problem} for code in (400, 401, 403, 404, 409, 422, 429, 500)},
+        dependencies=[Depends(_BEARER)],
     )
     app.state.services = services
     app.state.store = services.store
     app.state.executor = services.executor
-    app.add_middleware(Guard)
+    app.add_middleware(Door, operators=services.operators)
+    app.add_middleware(Guard, names=names)  # the last one added is asked first
     problems.install(app)
     app.include_router(devices.router)
     app.include_router(bundles.router)
     app.include_router(rollouts.router)
     app.include_router(webhooks.router)
+    app.include_router(tokens.router)
+    app.include_router(audit_log.router)
     app.add_api_route("/v1/status", _status, methods=["GET"], response_model=Status)
     return app
 

@@ -18,20 +18,28 @@ from fleet.errors import (
     ConfigError,
     ConflictError,
     FleetError,
+    ForbiddenError,
     NotFoundError,
     RefusedError,
     RequestError,
+    TooManyError,
+    UnauthenticatedError,
 )
 
-__all__ = ["install", "status_of"]
+__all__ = ["PROBLEM", "install", "problem", "status_of"]
 
 _LOG = logging.getLogger(__name__)
+PROBLEM: Final = "problem"
+"""Where in a request's state the message of its error is kept, for the audit log."""
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (NotFoundError, 404),
     (ConflictError, 409),
     (RefusedError, 400),
     (RequestError, 422),
     (ConfigError, 422),
+    (UnauthenticatedError, 401),
+    (ForbiddenError, 403),
+    (TooManyError, 429),
     (agent.errors.BundleError, 400),
     (agent.errors.TrustError, 400),
     (agent.errors.ConfigError, 422),
@@ -53,19 +61,27 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
-async def _ours(_request: Request, error: Exception) -> JSONResponse:
+def problem(error: FleetError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error of ours as an answer."""
+    return _answer(status_of(error), type(error).__name__, str(error), headers)
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     if status >= 500:
         _LOG.error("%s", error)
+    setattr(request.state, PROBLEM, str(error))
     return _answer(status, type(error).__name__, str(error))
 
 
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = [
         f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:5]
     ]
-    return _answer(422, "RequestError", f"the request is not understood: {'; '.join(found)}")
+    text = f"the request is not understood: {'; '.join(found)}"
+    setattr(request.state, PROBLEM, text)
+    return _answer(422, "RequestError", text)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -73,6 +89,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     text = error.detail
     if error.status_code in {404, 405}:
         text = f"{request.method} {request.url.path} is not part of this API: see /docs"
+    setattr(request.state, PROBLEM, text)
     name = _NAMES.get(error.status_code, "RequestError")
     return _answer(error.status_code, name, text, error.headers)
 

@@ -14,6 +14,7 @@ from agent.bundle.errors import ManifestError
 from agent.trust import BundleRelease, bundle_path
 from fleet.api.services import Services
 from fleet.errors import ConflictError, RefusedError
+from fleet.operators.call import Call
 from fleet.repository.release import parse_release_role, read_entries
 from fleet.store.bundles import add_bundle, bundle_paths
 
@@ -32,10 +33,13 @@ class Published:
     changed: bool
 
 
-def publish_bundle(services: Services, raw_manifest: bytes, release_role: bytes) -> Published:
+def publish_bundle(
+    services: Services, raw_manifest: bytes, release_role: bytes, call: Call
+) -> Published:
     """Check everything, take the release role over, note the bundle. Blocking.
 
     Raises:
+        ForbiddenError: the caller may not change that model.
         BundleError: the manifest breaks a rule of the format.
         RefusedError: pieces are missing, or the release role is not acceptable.
         ConflictError: the path is published with another content, or somebody published in between.
@@ -43,6 +47,8 @@ def publish_bundle(services: Services, raw_manifest: bytes, release_role: bytes)
     manifest = parse_manifest(raw_manifest)
     digest = manifest_sha256(raw_manifest)
     path = bundle_path(manifest.device_class, manifest.model, manifest.version)
+    call.object = path
+    call.caller.require_scope(manifest.model, manifest.device_class)
     _require_pieces(services, manifest, path)
     signed = services.repository.releases().get(path)
     if signed is not None and signed.sha256 != digest:
@@ -56,6 +62,7 @@ def publish_bundle(services: Services, raw_manifest: bytes, release_role: bytes)
         services.repository.publish(release_role, services.now_s())
     with services.store.begin() as connection:
         add_bundle(connection, signed, manifest, services.now_s())
+        call.record(connection, f"release {signed.release}" if changed else "was published before")
     _, version = services.repository.release_metadata()
     return Published(signed, version, changed)
 

@@ -7,13 +7,17 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
 
+from fleet.api.door import call_of
 from fleet.errors import RequestError
+from fleet.operators.call import Call
 from fleet.rollout.changes import OPERATOR_EVENTS
-from fleet.rollout.executor import Executor
+from fleet.rollout.executor import Also, Executor
 from fleet.rollout.parsing import parse_spec
 from fleet.rollout.record import Rollout
 from fleet.rollout.report import describe
+from fleet.rollout.spec import bundle_class
 from fleet.rollout.states import Event, State
 
 __all__ = ["router"]
@@ -56,8 +60,13 @@ async def start(
 
     Another rollout under way on some of the same devices is a conflict, or ended with ``supersede``.
     """
-    executor = _executor(request)
-    started = await executor.start(parse_spec(spec), force=force, supersede=supersede)
+    executor, call, asked = _executor(request), call_of(request), parse_spec(spec)
+    call.object = asked.bundle
+    also = _noting(
+        call, f"{asked.bundle}{', forced' if force else ''}{', superseding' if supersede else ''}"
+    )
+    by = call.caller.name
+    started = await executor.start(asked, force=force, supersede=supersede, by=by, also=also)
     return started.to_json()
 
 
@@ -137,13 +146,35 @@ async def change(
     said = said if said is not None else Said()
     if said.stratum and event != Event.STOP_STRATUM:
         raise RequestError(f"{event} is about a whole rollout: leave stratum out")
-    changed = await _happen(_executor(request), rollout_id, Event(event), said)
+    call = call_of(request)
+    call.operation, call.object = f"rollout {event}", rollout_id
+    changed = await _happen(_executor(request), rollout_id, Event(event), said, call)
     return changed.to_json()
 
 
-async def _happen(executor: Executor, rollout_id: str, event: Event, said: Said) -> Rollout:
+async def _happen(
+    executor: Executor, rollout_id: str, event: Event, said: Said, call: Call
+) -> Rollout:
+    by, reason = call.caller.name, said.reason
+    also = _noting(call, " ".join(part for part in (said.stratum, reason) if part))
     if event is Event.ADVANCE:
-        return await executor.advance(rollout_id, reason=said.reason)
+        return await executor.advance(rollout_id, reason=reason, by=by, also=also)
     if event is Event.STOP_STRATUM:
-        return await executor.stop_stratum(rollout_id, said.stratum, reason=said.reason)
-    return await executor.change(rollout_id, event, reason=said.reason)
+        stratum = said.stratum
+        return await executor.stop_stratum(rollout_id, stratum, reason=reason, by=by, also=also)
+    return await executor.change(rollout_id, event, reason=reason, by=by, also=also)
+
+
+def _noting(call: Call, reason: str) -> Also:
+    """What belongs into the transaction of a change: the caller may do it, and the audit log says so.
+
+    Raises (in the transaction, which is then taken back):
+        ForbiddenError: the rollout is of a model or class that the caller may not change.
+    """
+
+    def also(connection: Connection, changed: Rollout) -> None:
+        call.caller.require_scope(changed.model, bundle_class(changed.bundle))
+        call.object = changed.id
+        call.record(connection, reason)
+
+    return also

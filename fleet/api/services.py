@@ -9,6 +9,7 @@ from fleet.artifacts.folder import FolderArtifacts
 from fleet.connect.webhooks import Webhooks
 from fleet.messaging.feed import PackFeed
 from fleet.monitor.ingest import Ingest
+from fleet.operators.desk import Operators
 from fleet.repository import Repository
 from fleet.rollout.executor import Executor
 from fleet.store.engine import Store
@@ -32,6 +33,7 @@ class Services:
     feed: PackFeed
     executor: Executor
     webhooks: Webhooks
+    operators: Operators
     publish: Callable[[], Awaitable[None]]
     broker: Callable[[], Mapping[str, Any]] = _no_broker  # for people: mode, address, connected
     now_s: Callable[[], float] = time.time

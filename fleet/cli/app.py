@@ -14,6 +14,8 @@ import typer
 import typer.core
 import typer.main
 
+from fleet.cli.credentials import with_credentials
+
 __all__ = ["COMMANDS", "OUR_PACKAGES", "Command", "app", "missing_extra"]
 
 OUR_PACKAGES: Final = frozenset({"agent", "fleet", "protos", "simulator"})
@@ -38,6 +40,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("rollout", "fleet.cli.rollout", "app"),
     Command("device", "fleet.cli.device", "app"),
     Command("webhook", "fleet.cli.webhook", "app"),
+    Command("token", "fleet.cli.token", "app"),
+    Command("audit", "fleet.cli.audit_log", "app"),
 )
 
 
@@ -71,9 +75,13 @@ def _load(command: Command) -> Any:
         found = getattr(importlib.import_module(command.module), command.attribute)
     except ImportError as error:
         return _stub(command, error)
-    loaded = (
-        typer.main.get_group(found) if isinstance(found, typer.Typer) else _single(command, found)
-    )
+    if isinstance(found, typer.Typer):
+        for registered in found.registered_commands:
+            if registered.callback is not None:
+                registered.callback = with_credentials(registered.callback)
+        loaded = typer.main.get_group(found)
+    else:
+        loaded = _single(command, with_credentials(found))
     loaded.name = command.name
     return loaded
 

@@ -2,10 +2,9 @@
 
 Rules kept here: an answer that is an error becomes the same error class here as on the server, so that a command ends
 with the same message and exit code wherever the check ran; a server that does not answer says how to start one; and
-until the API has accounts, the client speaks to this machine only.
+what is said beyond this machine, the token above all, is encrypted.
 """
 
-import json
 import os
 import re
 import ssl
@@ -21,14 +20,18 @@ import typer
 import fleet.errors
 from agent.errors import ConfigError as AgentConfigError
 from agent.trust.loopback import require_loopback
+from fleet.cli.credentials import ca_for, read_run_file, token_for
 from fleet.errors import (
     ConfigError,
     ConflictError,
     FleetError,
+    ForbiddenError,
     NotFoundError,
     RefusedError,
     RequestError,
     ServerError,
+    TooManyError,
+    UnauthenticatedError,
 )
 
 __all__ = ["DEFAULT_SERVER", "FleetClient", "ServerOption", "server_address"]
@@ -37,14 +40,18 @@ DEFAULT_SERVER: Final = "http://127.0.0.1:8470"
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
 _ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")  # of interest to nobody who reads a sentence
+_UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
 MAX_MESSAGE_CHARS: Final = 4000  # of an error the server sends: it is printed, so it is bounded
 
 _BY_STATUS: Final[Mapping[int, type[FleetError]]] = {
     400: RefusedError,
+    401: UnauthenticatedError,
+    403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
     413: RequestError,
     422: RequestError,
+    429: TooManyError,
 }
 
 ServerOption = typer.Option(
@@ -60,14 +67,14 @@ def server_address(given: str = "") -> str:
     """The address to speak to: ``given``, else $MUSTER_SERVER, else run.json of the fleet folder, else the default.
 
     Raises:
-        ConfigError: the address is no http address, or not on this machine.
+        ConfigError: the address is none, or http to another machine.
     """
     if given:
         return _checked(given, "--server")
     if from_environment := os.environ.get("MUSTER_SERVER", ""):
         return _checked(from_environment, "$MUSTER_SERVER")
     run_file = Path(os.environ.get("MUSTER_HOME") or "muster-fleet") / "run.json"
-    if from_file := _address_in(run_file):
+    if from_file := read_run_file(run_file).get("http", ""):
         return _checked(from_file, str(run_file))
     return DEFAULT_SERVER
 
@@ -76,16 +83,18 @@ class FleetClient:
     """Requests to one fleet manager. Use it as a context manager.
 
     Every method raises ServerError when there is no answer, and otherwise the error the server names in its answer.
+    ``token`` "": the one that ``fleet.cli.credentials`` finds.
     """
 
-    def __init__(self, server: str = "") -> None:
+    def __init__(self, server: str = "", token: str = "") -> None:
         self.server = server_address(server)
+        shown = token or token_for(self.server)
         self._http = httpx.Client(
             base_url=self.server,
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             trust_env=False,  # a proxy has no business between two processes of one machine
-            # Plain http, always: a context that trusts nobody, for reading the system's takes 20 ms a command.
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=_trusted(self.server),
+            headers=_bearer(shown) if shown else {},
         )
 
     def __enter__(self) -> Self:
@@ -129,6 +138,11 @@ class FleetClient:
                 "look at its log, then try again"
             ) from error
         except httpx.ConnectError as error:
+            if _UNTRUSTED in str(error):
+                raise ServerError(
+                    f"the certificate of {self.server} is not one to trust ({_ERRNO.sub('', str(error))}): say what "
+                    "signs it with --ca, the file pki/server-ca.pem of the fleet folder"
+                ) from error
             raise ServerError(
                 f"no fleet manager at {self.server} ({_ERRNO.sub('', str(error))}): is `fleet serve` running? "
                 "Start it, or say where it is with --server"
@@ -152,30 +166,40 @@ def _checked(address: str, source: str) -> str:
         raise ConfigError(
             f"{source} = {address!r} is no address ({error}): use {DEFAULT_SERVER}"
         ) from error
-    if parts.scheme != "http" or not host or parts.path.strip("/") or parts.query:
+    known = parts.scheme in {"http", "https"}
+    if not known or not host or parts.path.strip("/") or parts.query or parts.username:
         raise ConfigError(
             f"{source} = {address!r} is no address of a fleet manager: use one like {DEFAULT_SERVER}"
         )
-    try:
-        require_loopback(host, source)
-    except AgentConfigError as error:
-        raise ConfigError(str(error)) from error
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}" + (f":{port}" if port is not None else "")
+    place = shown + (f":{port}" if port is not None else "")
+    if parts.scheme == "http":
+        try:
+            require_loopback(host, source)
+        except AgentConfigError as error:
+            raise ConfigError(
+                f"{source} = {address!r} is not a loopback address, and http would show your token to the network: "
+                f"use https://{place}"
+            ) from error
+    return f"{parts.scheme}://{place}"
 
 
-def _address_in(run_file: Path) -> str:
-    """The HTTP address of the fleet manager that runs in this folder, or "" when none does."""
+def _trusted(server: str) -> ssl.SSLContext:
+    """Raises ConfigError: the certificates to trust cannot be read."""
+    if server.startswith("http://"):
+        # A context that trusts nobody, for reading the system's takes 20 ms a command.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca = ca_for(server)
     try:
-        said = json.loads(run_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{run_file} cannot be read ({error}): remove it, or use --server"
-        ) from error
-    address = said.get("http", "") if isinstance(said, dict) else ""
-    return address if isinstance(address, str) else ""
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"--ca {ca} has no certificates that can be read: {error}") from error
+
+
+def _bearer(token: str) -> dict[str, str]:
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("the token has characters that no token has: copy it again")
+    return {"authorization": f"Bearer {token}"}
 
 
 def _parsed(response: httpx.Response, path: str) -> Any:

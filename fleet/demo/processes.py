@@ -88,14 +88,15 @@ class Processes:
         return self.folder / f"{name}.log"
 
 
-def run_fleet(*arguments: str) -> Any:
-    """Run one ``fleet`` command with ``--json`` and return what it printed.
+def run_fleet(*arguments: str, home: Path | None = None) -> Any:
+    """Run one ``fleet`` command with ``--json``, in the fleet folder ``home`` if given, and return what it printed.
 
     Raises:
         ServerError: it failed; the message is the command's own.
     """
+    env = {**os.environ, **({} if home is None else {"MUSTER_HOME": str(home)})}
     done = subprocess.run(
-        [*FLEET_COMMAND, *arguments, "--json"], capture_output=True, text=True, check=False
+        [*FLEET_COMMAND, *arguments, "--json"], capture_output=True, text=True, check=False, env=env
     )
     try:
         answer = json.loads(done.stdout) if done.stdout.strip() else {}

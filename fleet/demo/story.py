@@ -127,7 +127,7 @@ class Story:
         self.say.line(
             f"HTTP {running['http']}, gRPC {running['grpc']}, MQTT {running['mqtt']}; all on loopback"
         )
-        return FleetClient(str(running["http"]))
+        return FleetClient(str(running["http"]), str(running["token"]))
 
     def _start_devices(
         self, folder: Path, processes: Processes, built: Sequence[Built]
@@ -215,7 +215,7 @@ class Story:
     ) -> RolloutResult:
         published = run_fleet(
             "bundle", "publish", str(bundle.folder), "--server", client.server,
-            "--key", str(processes.folder / "fleet" / "keys" / "release.pem"),
+            home=processes.folder / "fleet",
         )  # fmt: skip
         began = time.monotonic()
         spec = {

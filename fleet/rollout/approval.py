@@ -1,7 +1,8 @@
 """A person's approval of the next stage: a guard like any other.
 
-Rules kept here: it never fails a stage, and nothing but an operator's word makes it pass; where the
-next stage asks for nobody it is no obstacle.
+Rules kept here: it never fails a stage, and nothing but an operator's word makes it pass, and where a
+second person is asked for, only the word of somebody who did not move the rollout; where the next stage
+asks for nobody it is no obstacle.
 """
 
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ class ApprovalGuard:
         """PASS, or HOLD with the command that approves."""
         rollout = snapshot.rollout
         following = rollout.stage + 1
-        if rollout.is_last_stage or not rollout.spec.stages[following].approval:
+        if rollout.is_last_stage or not rollout.needs_approval(following):
             return Finding(self.name, Verdict.PASS, "no approval is needed")
         name = rollout.stage_name(following)
         if rollout.is_approved(following):
             return Finding(self.name, Verdict.PASS, f"{name} is approved", {"stage": following})
-        reason = f"{name} needs approval: `fleet rollout approve {rollout.id}`"
+        needed = rollout.approver_words(following)
+        reason = f"{name} needs {needed}: `fleet rollout approve {rollout.id}`"
         return Finding(self.name, Verdict.HOLD, reason, {"stage": following})

@@ -1,8 +1,8 @@
 """What an event makes of a rollout. Pure: a rollout and who asks for what in, a change out.
 
 Rules kept here: the table of states decides what is possible; an operator may go on where the gate
-holds, with a reason, and never where it fails; what is asked for twice is as once (None: it is so
-already).
+holds, with a reason, and never where it fails, nor past the second person where one is asked for; what
+is asked for twice is as once (None: it is so already).
 """
 
 import re
@@ -68,24 +68,23 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asks for something, when and why."""
+    """Who asks for something, when and why. ``second_above_bp``: what reaches more of the fleet needs a
+    second person; None: nothing does. It counts for what is started now, for as long as that lasts."""
 
     at_s: float
     by: str = ""
     reason: str = ""
+    second_above_bp: int | None = None
 
     def said(self, what: str) -> str:
         """``paused by an operator: REASON``."""
         return f"{what} by an operator" + (f": {self.reason}" if self.reason else "")
 
 
-def created(planned: Plan, number: int, at_s: float) -> Rollout:
+def created(planned: Plan, number: int, at_s: float, asked: Asked | None = None) -> Rollout:
     """A new rollout; it waits where its first stage needs approval."""
     spec = planned.spec
-    first = spec.stages[0]
-    started = f"started at {first.words}"
-    waits = f"created; {first.words} needs approval: `fleet rollout approve r{number}`"
-    return Rollout(
+    rollout = Rollout(
         id=f"r{number}",
         number=number,
         model=spec.model,
@@ -93,13 +92,25 @@ def created(planned: Plan, number: int, at_s: float) -> Rollout:
         manifest_sha256=planned.manifest_sha256,
         previous_bundle=planned.previous_bundle,
         spec=spec,
-        state=State.WAITING if first.approval else State.RUNNING,
+        state=State.RUNNING,
         stage=0,
         stage_started_s=at_s,
-        reason=waits if first.approval else started,
+        reason=f"started at {spec.stages[0].words}",
         created_s=at_s,
         updated_s=at_s,
+        details=_second_person(asked),
     )
+    if not rollout.needs_approval(0):
+        return rollout
+    needed = f"{spec.stages[0].words} needs {rollout.approver_words(0)}"
+    reason = f"created; {needed}: `fleet rollout approve r{number}`"
+    return replace(rollout, state=State.WAITING, reason=reason)
+
+
+def _second_person(asked: Asked | None) -> dict[str, Any]:
+    if asked is None or asked.second_above_bp is None:
+        return {}
+    return {"second_above_bp": asked.second_above_bp, "moved_by": [asked.by]}
 
 
 def changed(rollout: Rollout, change: Change) -> Rollout:
@@ -162,15 +173,41 @@ def _approved(rollout: Rollout, asked: Asked) -> Change | None:
     next_state(rollout.state, Event.APPROVE, rollout.id)
     stage = 0 if rollout.state is State.WAITING else rollout.stage + 1
     stages = rollout.spec.stages
-    if stage == len(stages) or not stages[stage].approval:
+    if stage == len(stages) or not rollout.needs_approval(stage):
         raise ConflictError(
             f"rollout {rollout.id} is in {rollout.stage_name()}, and no approval is needed to go on"
         )
-    if stage > 0 and rollout.is_approved(stage):
+    _require_second(rollout, stage, asked)
+    already = asked.by in rollout.approved_by(stage) or not rollout.needs_second(stage)
+    if stage > 0 and rollout.is_approved(stage) and already:
         return None
     approved = sorted({*rollout.details.get("approved", ()), stage})
+    details: dict[str, Any] = {"approved": approved}
+    if asked.by:
+        names = sorted({*rollout.approved_by(stage), asked.by})
+        details["approved_by"] = {**rollout.details.get("approved_by", {}), str(stage): names}
     said = asked.said(f"{rollout.stage_name(stage)} approved")
-    return _by_operator(Event.APPROVE, said, asked, details={"approved": approved})
+    return _by_operator(Event.APPROVE, said, asked, details=details)
+
+
+def _require_second(rollout: Rollout, stage: int, asked: Asked) -> None:
+    """Raises RefusedError: who approves is no second person."""
+    if rollout.needs_second(stage) and asked.by in ("", *rollout.moved_by):
+        raise RefusedError(
+            f"{rollout.stage_name(stage)} of rollout {rollout.id} reaches more than "
+            f"{rollout.details['second_above_bp'] / 100:g} % of the fleet: it needs {rollout.approver_words(stage)}, "
+            f"and {asked.by or 'who asks'} is no other. Ask somebody with a token of their own to approve it"
+        )
+
+
+def _require_approved(rollout: Rollout, stage: int, asked: Asked) -> None:
+    """Raises RefusedError: nobody but who moves it has approved the stage."""
+    if not asked.by or not rollout.is_approved(stage, mover=asked.by):
+        raise RefusedError(
+            f"rollout {rollout.id} cannot go on to {rollout.stage_name(stage)}: it needs "
+            f"{rollout.approver_words(stage)}, and not by {asked.by or 'who asks'} either, who would let it go on: "
+            f"`fleet rollout approve {rollout.id}`"
+        )
 
 
 def overridden(rollout: Rollout, action: Action | None, asked: Asked) -> Change:
@@ -178,7 +215,7 @@ def overridden(rollout: Rollout, action: Action | None, asked: Asked) -> Change:
 
     Raises:
         RequestError: no reason is given.
-        RefusedError: the gate fails the stage, or a stratum of it.
+        RefusedError: the gate fails the stage, or a stratum of it, or a second person is missing.
     """
     if not asked.reason.strip():
         raise RequestError(
@@ -190,17 +227,22 @@ def overridden(rollout: Rollout, action: Action | None, asked: Asked) -> Change:
             f"rollout {rollout.id} cannot go on: the gate does not hold, it fails: {action.reason}"
         )
     last = rollout.is_last_stage
+    following = rollout.stage + 1
+    if not last and rollout.needs_second(following):
+        _require_approved(rollout, following, asked)
     said = "promoted" if last else f"advanced to {rollout.stage_name(rollout.stage + 1)}"
     # Where the controller was about to do the same, nothing is overridden.
     held = action.reason if action is not None and action.step is Step.HOLD else ""
     evidence = {} if action is None else dict(action.evidence)
     evidence |= {"override": bool(held), "gate_said": held}
+    moved = {"moved_by": sorted({*rollout.moved_by, asked.by})}
     return _by_operator(
         Event.PROMOTE if last else Event.ADVANCE,
         asked.said(said) + (f" (the gate was {held})" if held else ""),
         asked,
         verdict="" if action is None else str(action.verdict),
         evidence=evidence,
+        details=moved if "second_above_bp" in rollout.details else {},
     )
 
 

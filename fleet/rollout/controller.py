@@ -86,7 +86,7 @@ def decide(snapshot: Snapshot, guards: Sequence[Guard] | None = None) -> Action 
 
 def _guards(rollout: Rollout) -> tuple[Guard, ...]:
     guards = guards_for(rollout.spec.guards)
-    if any(stage.approval for stage in rollout.spec.stages):
+    if any(rollout.needs_approval(index) for index in range(len(rollout.spec.stages))):
         guards = (*guards, ApprovalGuard())
     guards = (*guards, *(CheckGuard(check) for check in rollout.spec.checks))
     if rollout.current_stage.kind is StageKind.STANDBY:

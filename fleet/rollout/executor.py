@@ -37,9 +37,17 @@ from fleet.rollout.states import Event, State
 from fleet.store.engine import Store
 from fleet.store.tables import directives
 
-__all__ = ["Executor", "ExecutorLimits", "Signer"]
+__all__ = ["Also", "Executor", "ExecutorLimits", "Signer"]
 
 log = logging.getLogger(__name__)
+
+
+Also = Callable[[Connection, Rollout], None]
+"""What else belongs into the transaction of a change, given the rollout after it; what it raises takes all back."""
+
+
+def _nothing_else(_connection: Connection, _rollout: Rollout) -> None:
+    pass
 
 
 class Signer(Protocol):
@@ -57,11 +65,13 @@ class Signer(Protocol):
 @dataclass(frozen=True, slots=True)
 class ExecutorLimits:
     """``tick_s``: time between looks. ``hold_entry_s``: a hold whose reason only counts on is
-    written to the audit trail at most this often; a new kind of reason at once."""
+    written to the audit trail at most this often; a new kind of reason at once. ``second_above_bp``: a
+    stage of a rollout started from now on that reaches more needs a second person; None: none does."""
 
     tick_s: float = 2.0
     hold_entry_s: float = 30.0
     shown_entries: int = 20
+    second_above_bp: int | None = None
 
 
 class Observation(NamedTuple):
@@ -249,7 +259,13 @@ class Executor:
         return planning.plan(connection, spec, releases, self._manifest, self._now_s())
 
     async def start(
-        self, spec: RolloutSpec, *, force: bool = False, supersede: bool = False, by: str = ""
+        self,
+        spec: RolloutSpec,
+        *,
+        force: bool = False,
+        supersede: bool = False,
+        by: str = "",
+        also: Also = _nothing_else,
     ) -> Rollout:
         """Start a rollout; its directive is signed and published when this returns.
 
@@ -263,17 +279,26 @@ class Executor:
         def work() -> Rollout:
             with self._store.begin() as connection:
                 made = self._plan(connection, spec)
-                return operations.start(
-                    connection, made, self._asked(by=by), force=force, supersede=supersede
+                asked = self._asked(by=by)
+                rollout = operations.start(
+                    connection, made, asked, force=force, supersede=supersede
                 )
+                also(connection, rollout)
+                return rollout
 
         return await self._then_reconcile(work)
 
     def _asked(self, reason: str = "", by: str = "") -> Asked:
-        return Asked(self._now_s(), by, reason)
+        return Asked(self._now_s(), by, reason, self._limits.second_above_bp)
 
     async def change(
-        self, rollout_id: str, event: Event, *, reason: str = "", by: str = ""
+        self,
+        rollout_id: str,
+        event: Event,
+        *,
+        reason: str = "",
+        by: str = "",
+        also: Also = _nothing_else,
     ) -> Rollout:
         """Pause, resume, approve, abort or roll back.
 
@@ -283,16 +308,21 @@ class Executor:
 
         def work() -> Rollout:
             with self._store.begin() as connection:
-                return operations.change(connection, rollout_id, event, self._asked(reason, by))
+                asked = self._asked(reason, by)
+                rollout = operations.change(connection, rollout_id, event, asked)
+                also(connection, rollout)
+                return rollout
 
         return await self._then_reconcile(work)
 
-    async def advance(self, rollout_id: str, *, reason: str, by: str = "") -> Rollout:
+    async def advance(
+        self, rollout_id: str, *, reason: str, by: str = "", also: Also = _nothing_else
+    ) -> Rollout:
         """Go on although the gate holds.
 
         Raises:
             NotFoundError: there is no such rollout. ConflictError: it is not running.
-            RequestError: no reason is given. RefusedError: the gate fails it.
+            RequestError: no reason is given. RefusedError: the gate fails it, or a second person is missing.
         """
 
         def work() -> Rollout:
@@ -305,12 +335,19 @@ class Executor:
             with self._store.begin() as connection:
                 changed = records.apply_change(connection, rollout, change)
                 preserved.keep(connection, snapshot, changed=False)  # its look counts all the same
+                also(connection, changed)
                 return changed
 
         return await self._then_reconcile(work)
 
     async def stop_stratum(
-        self, rollout_id: str, stratum: str, *, reason: str = "", by: str = ""
+        self,
+        rollout_id: str,
+        stratum: str,
+        *,
+        reason: str = "",
+        by: str = "",
+        also: Also = _nothing_else,
     ) -> Rollout:
         """Let one stratum (``CLASS/PROVIDER``) leave the bundle, and the others go on.
 
@@ -324,7 +361,9 @@ class Executor:
                 rollout = records.get_rollout(connection, rollout_id)
                 strata = _strata(connection, rollout)
                 asked = self._asked(reason, by)
-                return operations.stop_stratum(connection, rollout, stratum, strata, asked)
+                stopped = operations.stop_stratum(connection, rollout, stratum, strata, asked)
+                also(connection, stopped)
+                return stopped
 
         return await self._then_reconcile(work)
 

@@ -54,7 +54,7 @@ def start(
             f"the rollout of {spec.bundle} would not work: {'; '.join(planned.problems)} "
             "(--force starts it all the same)"
         )
-    rollout = created(planned, records.next_number(connection), asked.at_s)
+    rollout = created(planned, records.next_number(connection), asked.at_s, asked)
     for other in others:
         records.apply_change(connection, other, superseded(rollout, asked))
     evidence = {

@@ -35,7 +35,9 @@ class Wait:
 def waits_of(rollout: Rollout, action: Action | None) -> tuple[Wait, ...]:
     """Everything that keeps the rollout from going on now; nothing once it is over."""
     if rollout.state is State.WAITING:
-        return (Wait("approval", f"approve it: `fleet rollout approve {rollout.id}`"),)
+        needed = rollout.approver_words(0).removeprefix("approval").strip()
+        who = f" ({needed})" if needed else ""
+        return (Wait("approval", f"approve it{who}: `fleet rollout approve {rollout.id}`"),)
     if rollout.state is State.PAUSED:
         return (Wait("paused", f"resume it: `fleet rollout resume {rollout.id}`"),)
     if action is None or action.verdict is not Verdict.HOLD:

@@ -17,7 +17,9 @@ class Rollout:
     """A row of the table ``rollouts``. ``stage`` is an index into ``spec.stages``.
 
     ``details`` is what the strategy remembers: ``stopped`` (strata), ``approved`` (indices of stages),
-    ``superseded_by`` (id of a rollout).
+    ``superseded_by`` (id of a rollout); and where a second person is asked for: ``second_above_bp`` (of
+    the fleet), ``moved_by`` (who started it or went on in spite of the gate), ``approved_by`` (names, by
+    index of the stage as a text).
     """
 
     id: str
@@ -64,10 +66,45 @@ class Rollout:
         """The strata that leave the bundle again while the others go on, in order."""
         return tuple(self.details.get("stopped", ()))
 
-    def is_approved(self, stage: int) -> bool:
-        """Whether the stage with this index may begin, as far as people are asked."""
+    @property
+    def moved_by(self) -> tuple[str, ...]:
+        """Who started it or went on in spite of the gate: none of them can be its second person."""
+        return tuple(self.details.get("moved_by", ()))
+
+    def needs_second(self, stage: int) -> bool:
+        """Whether somebody else than who moved it has to approve the stage with this index.
+
+        With the last stage the hold-back follows, so that one reaches everyone.
+        """
+        above_bp = self.details.get("second_above_bp")
+        is_last = stage == len(self.spec.stages) - 1
+        reach_bp = ALL_BP if is_last else self.spec.stages[stage].percent_bp
+        return above_bp is not None and reach_bp > above_bp
+
+    def needs_approval(self, stage: int) -> bool:
+        """Whether a person has to approve the stage with this index, whoever it is."""
+        return self.spec.stages[stage].approval or self.needs_second(stage)
+
+    def approved_by(self, stage: int) -> tuple[str, ...]:
+        """The names of those who approved the stage with this index."""
+        return tuple(self.details.get("approved_by", {}).get(str(stage), ()))
+
+    def is_approved(self, stage: int, mover: str = "") -> bool:
+        """Whether the stage with this index may begin, as far as people are asked.
+
+        Args:
+            mover: who would let it begin in spite of the gate; no second person either.
+        """
+        if self.needs_second(stage):
+            return bool(set(self.approved_by(stage)) - {"", mover, *self.moved_by})
         approved = stage in self.details.get("approved", ())
         return approved or not self.spec.stages[stage].approval
+
+    def approver_words(self, stage: int) -> str:
+        """``approval``, or ``approval by another than ada``."""
+        if not self.needs_second(stage):
+            return "approval"
+        return f"approval by another than {' and '.join(self.moved_by) or 'who started it'}"
 
     def stage_name(self, stage: int | None = None) -> str:
         """``stage 2 of 3 (50 %)`` for people."""

@@ -75,8 +75,10 @@ def _stages(snapshot: Snapshot) -> list[dict[str, Any]]:
                 "kind": str(stage.kind),
                 "words": stage.words,
                 "state": state,
-                "approval": stage.approval,
+                "approval": rollout.needs_approval(index),
                 "approved": rollout.is_approved(index),
+                "second_person": rollout.needs_second(index),
+                "approved_by": list(rollout.approved_by(index)),
             }
         )
     return stages

@@ -330,3 +330,38 @@ check_results = Table(  # the newest answer of each external check
     Column("verdict", String(16), nullable=False),
     Column("reason", Text, nullable=False),
 )
+
+operator_tokens = Table(  # who may ask for what over HTTP; the token itself is nowhere
+    "operator_tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("scope", JSON, nullable=False, default=dict),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("created_s", Float, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("expires_s", Float, nullable=False),
+    Column("last_used_s", Float, nullable=True),
+    Column("revoked_s", Float, nullable=True),
+    Column("revoked_by", String(64), nullable=False, default="", server_default=""),
+    Index("operator_tokens_by_name", "name"),
+)
+
+audit_log = (
+    Table(  # append-only, and the database refuses anything else; see fleet/operators/chain.py
+        "audit_log",
+        metadata,
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("at_ms", BigInteger, nullable=False),
+        Column("token_id", String(16), nullable=False),
+        Column("name", String(64), nullable=False),
+        Column("role", String(16), nullable=False),
+        Column("operation", String(64), nullable=False),
+        Column("object", String(256), nullable=False),
+        Column("outcome", String(16), nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("previous", String(64), nullable=False),
+        Column("sha256", String(64), nullable=False),
+    )
+)

@@ -65,7 +65,8 @@ def publish_random(
         objectives=objectives or Objectives(latency_ms=50.0, probation_s=0.5),
     )
     raw = manifest.to_bytes()
-    with httpx.Client(base_url=host.server, timeout=90) as client:
+    headers = {"authorization": f"Bearer {host.token}"}
+    with httpx.Client(base_url=host.server, timeout=90, headers=headers) as client:
         for digest, part in pieces.items():
             client.put(f"/v1/pieces/{digest}", content=part).raise_for_status()
         current = client.get("/v1/repository/release").raise_for_status().content

@@ -84,12 +84,18 @@ class FleetHost:
             return f"127.0.0.1:{self.mqtt_port}"
         return self.broker.removeprefix("mqtt://")
 
+    @property
+    def token(self) -> str:
+        """What ``fleet serve`` lets who may read its folder in by; "" before it has ever run."""
+        kept = self.home / "local-token"
+        return kept.read_text(encoding="ascii").strip() if kept.exists() else ""
+
     def get(self, path: str) -> Any:
-        with FleetClient(self.server) as client:
+        with FleetClient(self.server, self.token) as client:
             return client.get_json(path)
 
     def post(self, path: str, body: object = None) -> Any:
-        with FleetClient(self.server) as client:
+        with FleetClient(self.server, self.token) as client:
             return client.post_json(path, body)
 
     def command(self, *arguments: str, check: bool = True) -> CompletedProcess[str]:

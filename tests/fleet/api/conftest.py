@@ -63,6 +63,7 @@ async def lab(home: Home) -> AsyncIterator[Lab]:
         channel = grpc.aio.insecure_channel(str(manager.addresses.grpc))
         stub: Any = device_pb2_grpc.DeviceServiceStub
         base = f"http://{manager.addresses.http}"
-        async with httpx.AsyncClient(base_url=base, timeout=90) as client:
+        headers = {"authorization": f"Bearer {home.local_token.read_text().strip()}"}
+        async with httpx.AsyncClient(base_url=base, timeout=90, headers=headers) as client:
             yield Lab(manager, client, stub(channel))
         await channel.close()

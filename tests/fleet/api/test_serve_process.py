@@ -58,7 +58,8 @@ def start(daemon: Daemon, home: Home, *more: str, **env: str) -> dict[str, Any]:
 
 def get(said: dict[str, Any], path: str) -> httpx.Response:
     """Ask the fleet manager of a run.json."""
-    return httpx.get(f"{said['http']}{path}", timeout=TIMEOUT_S)
+    headers = {"authorization": f"Bearer {said['token']}"}
+    return httpx.get(f"{said['http']}{path}", timeout=TIMEOUT_S, headers=headers)
 
 
 def refused(*arguments: str) -> Result:
@@ -241,6 +242,7 @@ async def test_without_its_broker_the_fleet_manager_starts_all_the_same(
         serving(home, "mqtt://127.0.0.1:1") as manager,
         httpx.AsyncClient(timeout=TIMEOUT_S) as client,
     ):
+        client.headers["authorization"] = f"Bearer {home.local_token.read_text().strip()}"
         status = (await client.get(f"http://{manager.addresses.http}/v1/status")).json()
     assert status["broker"]["connected"] is False
 

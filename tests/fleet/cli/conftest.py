@@ -57,8 +57,15 @@ class Served:
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(
-            app, [*arguments, "--server", self.server], env={"COLUMNS": "200"}
+            app,
+            [*arguments, "--server", self.server],
+            env={"COLUMNS": "200", "MUSTER_HOME": str(self.lab.home)},
         )
+
+    @property
+    def token(self) -> str:
+        """The token of who may read the fleet folder."""
+        return Home(self.lab.home).local_token.read_text(encoding="ascii").strip()
 
 
 @pytest.fixture

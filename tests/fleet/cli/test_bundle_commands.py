@@ -188,7 +188,7 @@ def test_a_bundle_published_in_between_is_signed_on_top_of(host: FleetHost, tmp_
             return current
 
     key = host.home / "keys" / "release.pem"
-    with Overtaken(host.server) as client:
+    with Overtaken(host.server, host.token) as client:
         done = publish_folder(client, PublishRequest(ours.path, key, time.time()))
         assert client.reads == 2
     assert (done.changed, done.release) == (True, 2)

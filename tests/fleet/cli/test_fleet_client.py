@@ -62,7 +62,8 @@ def test_a_broken_run_file_is_named(nowhere: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("https://127.0.0.1:1", "no address of a fleet manager"),
+        ("https://127.0.0.1:1/path", "no address of a fleet manager"),
+        ("https://ada@127.0.0.1:1", "no address of a fleet manager"),
         ("ftp://127.0.0.1", "no address of a fleet manager"),
         ("http://127.0.0.1:x", "is no address"),
         ("http://127.0.0.1:99999", "is no address"),

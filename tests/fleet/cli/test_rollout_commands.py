@@ -243,7 +243,7 @@ def test_the_steps_of_a_rollout_come_in_pages(fleet: Served) -> None:
     release = fleet.lab.release("1")
     rollout = start(fleet, release.path)
     fleet.lab.installed(release, rollout, DEVICES)
-    with FleetClient(fleet.server) as client:
+    with FleetClient(fleet.server, fleet.token) as client:
         seen: list[str] = []
         after = ""
         while True:
@@ -301,7 +301,10 @@ def test_an_operator_approves_goes_on_and_stops_a_stratum(fleet: Served) -> None
     assert unknown.exit_code == 1
     shown = " ".join(fleet.run("rollout", "status", rollout).stdout.split())
     assert "stopped: cam/cuda" in shown
-    with FleetClient(fleet.server) as client, pytest.raises(RequestError, match="leave stratum"):
+    with (
+        FleetClient(fleet.server, fleet.token) as client,
+        pytest.raises(RequestError, match="leave stratum"),
+    ):
         client.post_json(f"/v1/rollouts/{rollout}/pause", {"stratum": "cam/cpu"})
 
     newer = fleet.lab.release("2")
