@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from sqlalchemy import func, select
 
-from fleet.api import bundles, devices, problems, rollouts, webhooks
+from fleet.api import bundles, devices, identity, problems, rollouts, webhooks
 from fleet.api.guard import Guard
 from fleet.api.models import Problem, Status
 from fleet.api.services import Services
@@ -33,6 +33,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Guard)
     problems.install(app)
     app.include_router(devices.router)
+    app.include_router(identity.router)
     app.include_router(bundles.router)
     app.include_router(rollouts.router)
     app.include_router(webhooks.router)

@@ -9,6 +9,7 @@ from fleet.artifacts.folder import FolderArtifacts
 from fleet.connect.webhooks import Webhooks
 from fleet.messaging.feed import PackFeed
 from fleet.monitor.ingest import Ingest
+from fleet.registry.identities import Identities
 from fleet.repository import Repository
 from fleet.rollout.executor import Executor
 from fleet.store.engine import Store
@@ -33,6 +34,7 @@ class Services:
     executor: Executor
     webhooks: Webhooks
     publish: Callable[[], Awaitable[None]]
+    identities: Identities | None = None  # with [grpc] tls
     broker: Callable[[], Mapping[str, Any]] = _no_broker  # for people: mode, address, connected
     now_s: Callable[[], float] = time.time
     started_s: float = field(default_factory=time.time)

@@ -140,7 +140,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(ConfigError, match=r"revision '9999'.*newer one wrote it.*Upgrade Muster"):
         open_store(tmp_path / "fleet.db")
-    assert newest_revision() == "0006"
+    assert newest_revision() == "0007"
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "what is this"])
