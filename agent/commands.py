@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -94,6 +95,40 @@ def run(config: Path = _ConfigOption) -> NoReturn:
 
 
 @app.command()
+def enroll(
+    config: Path = _ConfigOption,
+    server: str = typer.Option(..., "--server", help="HOST:PORT where the fleet manager enrols."),
+    token: str = typer.Option(..., "--token", help="From `fleet device token create`."),
+    root: Path | None = typer.Option(
+        None, "--root", help="The fleet's root.json, to be put where [fleet] root says."
+    ),
+    wait_s: float = typer.Option(
+        3600.0, "--wait", min=1, help="How long to wait to be accepted, seconds."
+    ),
+    as_json: bool = _JsonOption,
+) -> None:
+    """Make this device's keys and get its certificate with a token. Run again, it goes on where it stopped."""
+    with _errors(as_json):
+        from agent.config import load_config
+        from agent.enroll import Wish, enroll_device
+
+        done = enroll_device(
+            load_config(config),
+            Wish(server, token, root, wait_s),
+            lambda text: _say(text, err=True),
+        )
+    certificate = done.certificate
+    if as_json:
+        said = {"name": certificate.name.uri, "serial": certificate.serial}
+        _print_json(said | {"not_after_s": certificate.not_after_s, "not_yet_used": done.not_yet})
+        return
+    until = datetime.fromtimestamp(certificate.not_after_s, UTC)
+    _say(f"enrolled as {certificate.name.uri}, certificate until {until:%Y-%m-%d %H:%M} UTC")
+    if done.not_yet:
+        _say(f"it was not used yet: {done.not_yet}")
+
+
+@app.command()
 def status(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
     """Show what this device serves, what is under way, and what waits for the fleet manager."""
     with _errors(as_json):
@@ -107,6 +142,9 @@ def status(config: Path = _ConfigOption, as_json: bool = _JsonOption) -> None:
     agent = f"running (process {found.pid})" if found.running else "not running"
     typer.echo(f"device {found.device}, class {found.device_class}: agent {agent}")
     typer.echo(f"state in {found.state_dir}")
+    if found.identity:
+        until = datetime.fromtimestamp(found.identity["not_after_s"], UTC)
+        _say(f"known as {found.identity['name']} until {until:%Y-%m-%d %H:%M} UTC")
     if found.models:
         typer.echo("")
         _print_table(

@@ -1,7 +1,8 @@
 """The agent's configuration: one TOML file, every key documented where it is declared.
 
 Rules kept here:
-- Until devices have identities, every address is on this machine (``agent.trust.require_loopback``).
+- Every address is on this machine (``agent.trust.require_loopback``), but the fleet manager's where this device shows
+  a certificate ([fleet] tls).
 - Names that end up in topics, paths and certificates are checked here, once.
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "example_toml",
     "load_config",
     "parse_address",
+    "parse_any_address",
 ]
 
 _NAME: Final = re.compile(r"[a-z0-9-]{1,40}")
@@ -44,12 +46,22 @@ def parse_address(address: str, what: str) -> tuple[str, int]:
     Raises:
         ConfigError: it is not an address, or not one on this machine.
     """
+    host, port = parse_any_address(address, what)
+    return require_loopback(host, what), port
+
+
+def parse_any_address(address: str, what: str) -> tuple[str, int]:
+    """Host and port of ``host:port``, wherever that is; ``what`` names the key in messages.
+
+    Raises:
+        ConfigError: it is not an address.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(
             f"{what} = {address!r} is not an address: write host:port, like 127.0.0.1:8471"
         )
-    return require_loopback(host, what).strip("[]"), int(port)
+    return host.strip("[]"), int(port)
 
 
 def _checked_name(value: str, where: str) -> str:
@@ -60,6 +72,11 @@ def _checked_name(value: str, where: str) -> str:
 
 def _checked_address(value: str, where: str) -> str:
     parse_address(value, where)
+    return _checked_any_address(value, where)
+
+
+def _checked_any_address(value: str, where: str) -> str:
+    parse_any_address(value, where)
     if value.endswith(":0"):
         raise ConfigError(f"{where} = {value!r} needs the port the other side listens on")
     return value
@@ -152,9 +169,13 @@ class FleetSection:
         example="/etc/muster/root.json",
     )
     grpc: str = key(
-        "Address of the fleet manager's device service.",
+        "Address of the fleet manager's device service; on this machine, unless tls is true.",
         default="127.0.0.1:8471",
-        check=_checked_address,
+        check=_checked_any_address,
+    )
+    tls: bool = key(
+        "Show the certificate that 'fleet-agent enroll' brought, and believe only this fleet's servers.",
+        default=False,
     )
     mqtt: str = key(
         'Address of the MQTT 5 broker; "" for a site without one: gRPC alone is complete.',
@@ -371,7 +392,19 @@ def load_config(path: Path) -> AgentConfig:
     """
     path = path.expanduser().absolute()
     tables = read_toml(path)
-    return AgentConfig(**read_sections(tables, path, _SECTIONS))
+    config = AgentConfig(**read_sections(tables, path, _SECTIONS))
+    if not config.fleet.tls:
+        _require_local(config.fleet.grpc, f"{path}: [fleet] grpc")
+    return config
+
+
+def _require_local(address: str, where: str) -> None:
+    try:
+        parse_address(address, where)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} Elsewhere the device needs a certificate: run `fleet-agent enroll` with [fleet] tls = true."
+        ) from error
 
 
 def example_toml() -> str:

@@ -23,7 +23,7 @@ from typing import Final
 
 from agent.adapters.clock import SystemClock
 from agent.adapters.device_memory import DeviceMemory
-from agent.adapters.grpc_link import GrpcLink, GrpcMetadataSource, GrpcPieceSource, grpc_channel
+from agent.adapters.grpc_link import GrpcLink, GrpcPieceSource
 from agent.adapters.heap import share_one_heap
 from agent.adapters.journal import SqliteJournal
 from agent.adapters.measured import MeasuredStore
@@ -39,6 +39,7 @@ from agent.adapters.trust_store import SqliteTrustStore
 from agent.at_rest import keep_small
 from agent.built import BUILT_S
 from agent.config import AgentConfig, load_config, parse_address
+from agent.connections import Connections, connect
 from agent.errors import AgentError, ConfigError
 from agent.health.budget import BudgetLimits
 from agent.health.calm import CalmLimits, Work
@@ -134,6 +135,7 @@ class _Running:
     updater: Updater
     server: ProcessModelServer
     spool: Spool
+    connections: Connections
 
 
 @asynccontextmanager
@@ -162,10 +164,9 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         # Before anything of gRPC begins in this process: a child is never forked from beside its threads.
         await server.start()
         log.info("models answer on %s", ", ".join(_served_on(config, server)))
-        channel = grpc_channel(config.fleet.grpc)
-        stack.push_async_callback(channel.close)
-        metadata = GrpcMetadataSource(config.fleet.grpc)
-        stack.callback(metadata.close)
+        connections = connect(config)
+        stack.push_async_callback(connections.close)
+        channel, metadata = connections.channel, connections.metadata
         ports = SupervisorPorts(
             clock=clock,
             links=_links(config, GrpcLink(channel, config.fleet.grpc, device.id), boot_id),
@@ -206,7 +207,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
             _update_limits(config),
             supervisor.deployment_event,
         )
-        yield _Running(supervisor, updater, server, spool)
+        yield _Running(supervisor, updater, server, spool, connections)
 
 
 def _model_server(
@@ -261,6 +262,7 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
             work = asyncio.create_task(running.supervisor.run(running.updater))
             said = asyncio.create_task(_speak(notifier, running))
             small = asyncio.create_task(_keep_small(running, config.health.rest_s))
+            known = asyncio.create_task(running.connections.keep())
             stopped = asyncio.create_task(stop.wait())
             log.info("agent of device %s started", config.device.id)
             try:
@@ -271,9 +273,9 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
                         async with asyncio.timeout(STOP_S):
                             await running.supervisor.last_window()
             finally:
-                for task in (work, said, small, stopped):
+                for task in (work, said, small, known, stopped):
                     task.cancel()
-                await asyncio.wait((work, said, small, stopped))
+                await asyncio.wait((work, said, small, known, stopped))
             if not work.cancelled():
                 work.result()
             _mark_stopped(running.updater)

@@ -157,19 +157,51 @@ def _databases(config: AgentConfig) -> Iterator[Finding]:
             )
 
 
+def _identity(config: AgentConfig) -> Iterator[Finding]:
+    from agent.secure import identity_store
+
+    if not config.fleet.tls:
+        yield Finding("identity", Level.OK, "none is shown: [fleet] tls is false")
+        return
+    found = identity_store(config).read()
+    again = "run `fleet-agent enroll` with a token from `fleet device token create`"
+    if found is None:
+        yield Finding("identity", Level.FAIL, "this device is not enrolled", again)
+        return
+    certificate = found.certificate
+    until = datetime.fromtimestamp(certificate.not_after_s, UTC)
+    text = (
+        f"{certificate.name.uri}, certificate {certificate.serial} until {until:%Y-%m-%d %H:%M} UTC"
+    )
+    if time.time() < certificate.not_before_s:
+        advice = "set the clock: it is behind the beginning of this device's own certificate"
+        yield Finding("identity", Level.WARN, text, advice)
+    elif time.time() >= certificate.not_after_s:
+        advice = (
+            "see that the fleet manager is reachable: the agent renews it with its identity key"
+        )
+        yield Finding("identity", Level.WARN, f"{text}: expired", advice)
+    else:
+        yield Finding("identity", Level.OK, text)
+
+
 def _grpc(config: AgentConfig) -> Iterator[Finding]:
-    from agent.adapters.grpc_link import GrpcLimits, GrpcLink, grpc_channel
+    from agent.adapters.grpc_link import GrpcLimits, GrpcLink
+    from agent.connections import open_channel
     from agent.inventory import agent_version
 
     address = config.fleet.grpc
 
     async def ask() -> tuple[str, float]:
-        async with grpc_channel(address) as channel:
+        channel = open_channel(config)
+        try:
             limits = GrpcLimits(call_timeout_s=REACH_TIMEOUT_S)
             reply = await GrpcLink(channel, address, config.device.id, limits).hello(
                 agent_version()
             )
             return reply.fleet, reply.server_unix_ms / 1000
+        finally:
+            await channel.close()
 
     try:
         fleet, server_s = asyncio.run(ask())
@@ -334,6 +366,7 @@ _CHECKS: Final[dict[str, Callable[[AgentConfig], Iterator[Finding]]]] = {
     "disk": _disk,
     "root.json": _root,
     "databases": _databases,
+    "identity": _identity,
     "fleet manager": _grpc,
     "broker": _broker,
     "onnxruntime": _onnxruntime,

@@ -32,6 +32,21 @@ class IdentityPaths:
         """Whose servers the device believes."""
         return self.folder / "server-ca.pem"
 
+    @property
+    def next_key(self) -> Path:
+        """The key of a certificate that has been asked for."""
+        return self.folder / "next.key.pem"
+
+    @property
+    def next_certificate(self) -> Path:
+        """A certificate that has come and is not in use yet."""
+        return self.folder / "next.pem"
+
+    @property
+    def enrolment(self) -> Path:
+        """Where this device enrolled (JSON)."""
+        return self.folder / "enrolment.json"
+
 
 @dataclass(frozen=True, slots=True)
 class StatePaths:

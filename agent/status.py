@@ -62,6 +62,8 @@ class DeviceStatus:
     refusals: tuple[Mapping[str, Any], ...]
     spool: Mapping[str, int]
     trust: Mapping[str, Any]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Name, serial, not_before_s and not_after_s of the certificate; empty when the device shows none."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -108,7 +110,25 @@ def read_status(config: AgentConfig) -> DeviceStatus:
         refusals=refusals,
         spool=waiting,
         trust=trusted,
+        identity=_identity(config),
     )
+
+
+def _identity(config: AgentConfig) -> dict[str, Any]:
+    if not config.fleet.tls:
+        return {}
+    from agent.secure import identity_store
+
+    found = identity_store(config).read()
+    if found is None:
+        return {}
+    certificate = found.certificate
+    return {
+        "name": certificate.name.uri,
+        "serial": certificate.serial,
+        "not_before_s": certificate.not_before_s,
+        "not_after_s": certificate.not_after_s,
+    }
 
 
 @contextmanager

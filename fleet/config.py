@@ -2,7 +2,7 @@
 
 Rules kept here: the dataclasses below are the whole truth (keys, types, defaults and their
 meaning), the example is printed from them; an unknown key is refused with the nearest known one;
-every address is on loopback, but for the API with TLS.
+every address is on loopback, but for the API with TLS, and where devices show certificates.
 """
 
 import dataclasses
@@ -21,21 +21,33 @@ from agent.trust.loopback import require_loopback
 from fleet.connect.settings import WebhookConfig, check_webhooks
 from fleet.errors import ConfigError
 from fleet.operators.settings import HttpConfig, OperatorsConfig
+from fleet.registry.settings import (
+    ACCEPT,
+    EnrolmentConfig,
+    GrpcConfig,
+    TlsConfig,
+    check_host_names,
+)
 
 __all__ = [
     "BrokerConfig",
     "ControllerConfig",
+    "EnrolmentConfig",
     "FleetConfig",
+    "GrpcConfig",
     "IngestConfig",
     "Listen",
     "ListenConfig",
     "LogConfig",
     "NameConfig",
+    "TlsConfig",
     "check_broker_mode",
     "check_fleet_name",
     "example_config",
     "load_config",
+    "parse_address",
     "parse_config",
+    "parse_grpc_listen",
     "parse_http_listen",
     "parse_listen",
 ]
@@ -129,9 +141,17 @@ class FleetConfig:
         default_factory=HttpConfig,
         metadata={"doc": "the API for people: command line, browser"},
     )
-    grpc: ListenConfig = field(
-        default_factory=lambda: ListenConfig("127.0.0.1:8471"),
+    grpc: GrpcConfig = field(
+        default_factory=GrpcConfig,
         metadata={"doc": "the service for devices"},
+    )
+    tls: TlsConfig = field(
+        default_factory=TlsConfig,
+        metadata={"doc": "certificates of the servers, see docs/identity.md"},
+    )
+    enrolment: EnrolmentConfig = field(
+        default_factory=EnrolmentConfig,
+        metadata={"doc": "how devices come by certificates"},
     )
     broker: BrokerConfig = field(
         default_factory=BrokerConfig,
@@ -166,7 +186,17 @@ class FleetConfig:
         """
         check_fleet_name(self.fleet.name)
         parse_http_listen(self.http)
-        parse_listen(self.grpc.listen, "[grpc] listen")
+        parse_grpc_listen(self.grpc.listen, "[grpc] listen", tls=self.grpc.tls)
+        parse_grpc_listen(self.enrolment.listen, "[enrolment] listen", tls=self.grpc.tls)
+        check_host_names(self.tls.names, "[tls] names")
+        _require_one_of("[enrolment] accept", self.enrolment.accept, ACCEPT)
+        _require_range(
+            "[enrolment] certificate_days", self.enrolment.certificate_days, 1 / 1440, 90
+        )
+        _require_range("[enrolment] per_minute", self.enrolment.per_minute, 1, 1_000_000)
+        _require_range(
+            "[enrolment] per_peer_per_minute", self.enrolment.per_peer_per_minute, 1, 1_000_000
+        )
         parse_listen(self.broker.listen, "[broker] listen")
         check_broker_mode(self.broker.mode)
         _require_range("[controller] tick_s", self.controller.tick_s, 0.05, 3600)
@@ -265,12 +295,28 @@ def parse_listen(text: str, what: str) -> Listen:
     Raises:
         ConfigError: it is anything else; the message names ``what``.
     """
-    listen = _parse_address(text, what)
+    found = parse_address(text, what)
     try:
-        require_loopback(listen.host, what)
+        require_loopback(found.host, what)
     except agent.errors.ConfigError as error:
         raise ConfigError(str(error)) from error
-    return listen
+    return found
+
+
+def parse_grpc_listen(text: str, what: str, *, tls: bool) -> Listen:
+    """``HOST:PORT`` where devices connect: anywhere with TLS, else on loopback.
+
+    Raises:
+        ConfigError: it is anything else; the message names ``what``.
+    """
+    if tls:
+        return parse_address(text, what)
+    try:
+        return parse_listen(text, what)
+    except ConfigError as error:
+        hint = " For devices elsewhere: run `fleet tls init`, then set [grpc] tls = true."
+        is_foreign = "loopback" in str(error)
+        raise ConfigError(f"{error}{hint if is_foreign else ''}") from error
 
 
 def parse_http_listen(http: HttpConfig) -> Listen:
@@ -279,7 +325,7 @@ def parse_http_listen(http: HttpConfig) -> Listen:
     Raises:
         ConfigError: it is no address, or beyond this machine without TLS.
     """
-    listen = _parse_address(http.listen, "[http] listen")
+    listen = parse_address(http.listen, "[http] listen")
     if not http.tls and not listen.is_loopback:
         raise ConfigError(
             f"[http] listen = {http.listen!r} is not a loopback address: tokens would cross the network unencrypted. "
@@ -288,7 +334,12 @@ def parse_http_listen(http: HttpConfig) -> Listen:
     return listen
 
 
-def _parse_address(text: str, what: str) -> Listen:
+def parse_address(text: str, what: str) -> Listen:
+    """``HOST:PORT``, wherever that is.
+
+    Raises:
+        ConfigError: it is anything else; the message names ``what``.
+    """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ConfigError(f"{what} = {text!r} is no address: use HOST:PORT like 127.0.0.1:8470")
@@ -407,10 +458,10 @@ def _comment(text: str) -> list[str]:
 
 
 def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml_value(one) for one in value) + "]"
     return str(value)

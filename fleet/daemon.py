@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import uvicorn
 
-from fleet.api.device_service import DeviceServer
+from fleet.api.device_server import DeviceServer, SecureListen
+from fleet.api.enrol_service import EnrolService
 from fleet.api.http import create_app
 from fleet.api.publish import restore_bundle_rows
 from fleet.api.services import Services
@@ -28,6 +29,8 @@ from fleet.config import (
     FleetConfig,
     Listen,
     check_broker_mode,
+    parse_address,
+    parse_grpc_listen,
     parse_http_listen,
     parse_listen,
 )
@@ -43,6 +46,7 @@ from fleet.monitor.retention import Pruner, Retention
 from fleet.operators.desk import Operators
 from fleet.operators.folder import local_token
 from fleet.registry.devices import set_all_offline
+from fleet.registry.identities import Identities, IdentityPolicy
 from fleet.repository import Repository
 from fleet.rollout.check_runner import CheckRunner
 from fleet.rollout.executor import Executor, ExecutorLimits
@@ -64,12 +68,13 @@ HTTP_BACKLOG: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where everything listens. ``mqtt`` is None without a broker."""
+    """Where everything listens. ``mqtt`` is None without a broker, ``enrolment`` without TLS."""
 
     http: Listen
     grpc: Listen
     mqtt: Listen | None
     tls: bool = False  # of http
+    enrolment: Listen | None = None
 
     @property
     def api(self) -> str:
@@ -82,6 +87,7 @@ class Addresses:
             "http": self.api,
             "grpc": str(self.grpc),
             "mqtt": "" if self.mqtt is None else str(self.mqtt),
+            "enrolment": "" if self.enrolment is None else str(self.enrolment),
         }
 
 
@@ -140,6 +146,7 @@ class FleetManager:
         self.bridge: Bridge | None = None
         self.addresses: Addresses | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.identities = self._make_identities()
         self.services = Services(
             fleet=config.fleet.name,
             store=self.store,
@@ -152,7 +159,22 @@ class FleetManager:
             operators=self.operators,
             publish=self.publish,
             broker=self._broker_state,
+            identities=self.identities,
         )
+
+    def _make_identities(self) -> Identities | None:
+        """None without TLS: whoever is on this machine may speak."""
+        if not self.config.grpc.tls:
+            return None
+        policy = IdentityPolicy(self.config.enrolment, self.config.tls.names)
+        try:
+            return Identities(
+                self.store, self.writer, self.home.pki, self.config.fleet.name, policy
+            )
+        except FleetError:
+            self.writer.close()
+            self.store.close()
+            raise
 
     async def publish(self) -> None:
         """Make the newest signed pack the one that every device gets."""
@@ -188,7 +210,10 @@ class FleetManager:
         await self.executor.reconcile()
         await self.publish()
         self._background(stack, "ingest", self.ingest.run())
-        grpc = await self._start_grpc(stack)
+        if self.identities is not None:
+            await self.identities.keep_fresh()  # before a certificate is shown to anybody
+            self._background(stack, "certificates", self.identities.run())
+        grpc, enrolment = await self._start_grpc(stack)
         mqtt = await self._start_broker(stack)
         http = await self._start_http(stack)
         self._background(stack, "rollout controller", self.executor.run())
@@ -203,7 +228,7 @@ class FleetManager:
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._background(stack, "watchdog", _tell_alive(interval_s))
-        self.addresses = Addresses(http, grpc, mqtt, tls=self._tls is not None)
+        self.addresses = Addresses(http, grpc, mqtt, tls=self._tls is not None, enrolment=enrolment)
         stack.callback(self.home.remove_run_file)
         self.home.write_run_file(
             {
@@ -216,11 +241,19 @@ class FleetManager:
             }
         )
 
-    async def _start_grpc(self, stack: contextlib.AsyncExitStack) -> Listen:
-        server = DeviceServer(self.services, parse_listen(self.config.grpc.listen, "[grpc] listen"))
-        address = await server.start()
+    async def _start_grpc(self, stack: contextlib.AsyncExitStack) -> tuple[Listen, Listen | None]:
+        config, secure = self.config, None
+        if self.identities is not None:
+            secure = SecureListen(
+                self.home.pki,
+                parse_address(config.enrolment.listen, "[enrolment] listen"),
+                EnrolService(self.identities, config.enrolment),
+            )
+        listen = parse_grpc_listen(config.grpc.listen, "[grpc] listen", tls=config.grpc.tls)
+        server = DeviceServer(self.services, listen, secure=secure)
         stack.push_async_callback(server.stop)
-        return address
+        address = await server.start()
+        return address, server.enrolment
 
     async def _start_broker(self, stack: contextlib.AsyncExitStack) -> Listen | None:
         broker = self.broker

@@ -17,7 +17,15 @@ from typing import Final
 from agent.delivery import DiskFullError
 from agent.errors import DeviceError
 
-__all__ = ["disk_errors", "free_bytes", "fsync_folder", "make_folder", "write_durable"]
+__all__ = [
+    "disk_errors",
+    "free_bytes",
+    "fsync_folder",
+    "make_folder",
+    "remove_durable",
+    "rename_durable",
+    "write_durable",
+]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -54,6 +62,24 @@ def write_durable(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+        fsync_folder(path.parent)
+
+
+def rename_durable(source: Path, target: Path) -> None:
+    """Put ``source`` in the place of ``target``, beside it; a power cut cannot take that back.
+
+    Raises:
+        DeviceError: the disk failed.
+    """
+    with disk_errors("rename", source):
+        source.replace(target)
+        fsync_folder(target.parent)
+
+
+def remove_durable(path: Path) -> None:
+    """Remove a file, if it is there; a power cut cannot bring it back. Raises DeviceError."""
+    with disk_errors("remove", path):
+        path.unlink(missing_ok=True)
         fsync_folder(path.parent)
 
 

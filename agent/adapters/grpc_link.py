@@ -22,7 +22,8 @@ from agent.errors import LinkError
 from agent.ports import DownlinkMessage, PieceChunk, PieceRange
 from protos import device_pb2, device_pb2_grpc, report_pb2
 
-__all__ = ["GrpcLimits", "GrpcLink", "GrpcMetadataSource", "GrpcPieceSource", "grpc_channel"]
+__all__ = ["GrpcLimits", "GrpcLink", "GrpcMetadataSource", "GrpcPieceSource", "channel_options",
+           "grpc_channel"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class GrpcLimits:
     reconnect: ReconnectLimits = field(default_factory=ReconnectLimits)
 
 
-def _options(limits: GrpcLimits) -> list[tuple[str, int]]:
+def channel_options(limits: GrpcLimits | None) -> list[tuple[str, int]]:
+    """How every channel to the fleet manager behaves."""
+    limits = limits or GrpcLimits()
     return [
         ("grpc.max_receive_message_length", limits.receive_bytes),
         ("grpc.max_send_message_length", limits.receive_bytes),
@@ -54,10 +57,10 @@ def _options(limits: GrpcLimits) -> list[tuple[str, int]]:
 
 def grpc_channel(address: str, limits: GrpcLimits | None = None) -> grpc.aio.Channel:
     """One channel for the link and the pieces; connects when it is first used."""
-    return grpc.aio.insecure_channel(address, options=_options(limits or GrpcLimits()))
+    return grpc.aio.insecure_channel(address, options=channel_options(limits))
 
 
-def _stub(channel: grpc.Channel | grpc.aio.Channel) -> Any:
+def _stub(channel: Any) -> Any:
     return device_pb2_grpc.DeviceServiceStub(channel)  # type: ignore[no-untyped-call]
 
 
@@ -75,7 +78,7 @@ class GrpcLink:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        channel: Any,
         address: str,
         device_id: str,
         limits: GrpcLimits | None = None,
@@ -177,10 +180,11 @@ class GrpcLink:
 class GrpcMetadataSource:
     """Implements ports.MetadataSource over a channel of its own. Blocking: worker threads only."""
 
-    def __init__(self, address: str, limits: GrpcLimits | None = None) -> None:
+    def __init__(self, address: str, limits: GrpcLimits | None = None, channel: Any = None) -> None:
+        """``channel``: on which the device shows its certificate; None: a plain one."""
         self._address = address
         self._limits = limits or GrpcLimits()
-        self._channel = grpc.insecure_channel(address, options=_options(self._limits))
+        self._channel = channel or grpc.insecure_channel(address, options=channel_options(limits))
         self._stub = _stub(self._channel)
 
     def get_metadata(self, name: str) -> bytes | None:
@@ -212,7 +216,7 @@ class GrpcPieceSource:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        channel: Any,
         address: str,
         device_id: str,
         limits: GrpcLimits | None = None,

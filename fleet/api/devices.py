@@ -8,6 +8,7 @@ from fleet.api.models import DeviceDetail, Devices, DeviceView
 from fleet.api.services import Services
 from fleet.monitor.history import last_events, last_windows, latest_steps
 from fleet.registry import get_device, list_devices, models_of
+from fleet.registry.enrolment import identity_of
 
 __all__ = ["router"]
 
@@ -48,6 +49,7 @@ def get_one_device(
             deployments=latest_steps(connection, device_id),
             events=last_events(connection, device_id, events),
             windows=last_windows(connection, device_id, windows),
+            identity=identity_of(connection, device_id),
         )
 
 

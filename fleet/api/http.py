@@ -8,7 +8,16 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPBearer
 from sqlalchemy import func, select
 
-from fleet.api import audit_log, bundles, devices, problems, rollouts, tokens, webhooks
+from fleet.api import (
+    audit_log,
+    bundles,
+    devices,
+    identity,
+    problems,
+    rollouts,
+    tokens,
+    webhooks,
+)
 from fleet.api.door import Door
 from fleet.api.guard import Guard
 from fleet.api.models import Problem, Status
@@ -41,6 +50,7 @@ def create_app(services: Services, names: Callable[[], frozenset[str]] = frozens
     app.add_middleware(Guard, names=names)  # the last one added is asked first
     problems.install(app)
     app.include_router(devices.router)
+    app.include_router(identity.router)
     app.include_router(bundles.router)
     app.include_router(rollouts.router)
     app.include_router(webhooks.router)

@@ -70,6 +70,7 @@ class DeviceView(BaseModel):
     operating_system: str
     boot_id: str
     online: bool
+    standing: str = "open"
     first_seen_s: float
     last_seen_s: float
     models: list[ModelView] = []
@@ -85,6 +86,7 @@ class DeviceDetail(DeviceView):
     deployments: list[dict[str, Any]]
     windows: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    identity: dict[str, Any] = {}
 
 
 class BundleView(BaseModel):

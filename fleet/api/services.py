@@ -10,6 +10,7 @@ from fleet.connect.webhooks import Webhooks
 from fleet.messaging.feed import PackFeed
 from fleet.monitor.ingest import Ingest
 from fleet.operators.desk import Operators
+from fleet.registry.identities import Identities
 from fleet.repository import Repository
 from fleet.rollout.executor import Executor
 from fleet.store.engine import Store
@@ -35,6 +36,7 @@ class Services:
     webhooks: Webhooks
     operators: Operators
     publish: Callable[[], Awaitable[None]]
+    identities: Identities | None = None  # with [grpc] tls
     broker: Callable[[], Mapping[str, Any]] = _no_broker  # for people: mode, address, connected
     now_s: Callable[[], float] = time.time
     started_s: float = field(default_factory=time.time)

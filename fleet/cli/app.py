@@ -42,6 +42,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("webhook", "fleet.cli.webhook", "app"),
     Command("token", "fleet.cli.token", "app"),
     Command("audit", "fleet.cli.audit_log", "app"),
+    Command("tls", "fleet.cli.tls", "app"),
 )
 
 

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from fleet.cli.client import FleetClient, ServerOption
+from fleet.cli.device_identity import identity_rows, print_identity_events, register
 from fleet.cli.output import JsonOption, console, errors, print_json, print_table
 from fleet.cli.rollout_view import ago, share, when, when_short
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="The devices of the fleet.")
+register(app)
 
 PAGE: Final = 1000
 SHOWN: Final = 20  # windows and events shown of one device
@@ -76,9 +78,11 @@ def show(
         ("first heard of", when(found["first_seen_s"])),
         ("last heard of", when(found["last_seen_s"])),
         *_trust_rows(found["trust"]),
+        *identity_rows(found["identity"]),
     ]
     print_table(f"Device {found['id']}", ("", ""), rows)
     _print_models(found["models"])
+    print_identity_events(found["identity"])
     _print_events(found["events"])
     _print_windows(found["windows"])
 

@@ -71,6 +71,7 @@ def _banner(home: Home, manager: object) -> None:
         f"  people   {said['http']}/docs",
         f"  devices  grpc {said['grpc']}",
         f"           mqtt {said['mqtt'] or 'none'} ({manager.config.broker.mode})",
+        *([f"           enrol {said['enrolment']}"] if said["enrolment"] else []),
         "Stop it with Ctrl-C.",
     ]
     progress_console.print("\n".join(lines), highlight=False, markup=False)

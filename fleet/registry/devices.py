@@ -1,8 +1,8 @@
 """The devices table: who there is, what they are, what they say they serve.
 
 Rules kept here: small functions over a connection; the caller owns the transaction. A device is
-known from its first report on (identities come with enrolment); an older inventory never overwrites
-a newer one.
+known from its first report on, or from its enrolment: then its class and the labels of its token are
+not its own to say; an older inventory never overwrites a newer one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, update
 
 from fleet.errors import NotFoundError
-from fleet.store.tables import device_models, devices
+from fleet.store.tables import device_identities, device_models, devices
 from fleet.store.upsert import insert
 
 __all__ = [
@@ -63,16 +63,28 @@ def apply_inventory(
     ).one()
     if stored.boot_id == row["boot_id"] and row["inventory_ms"] < stored.inventory_ms:
         return False
+    said = {name: row[name] for name in _DESCRIPTION_COLUMNS}
     connection.execute(
         update(devices)
         .where(devices.c.id == device_id)
-        .values({name: row[name] for name in _DESCRIPTION_COLUMNS})
+        .values(said | _by_enrolment(connection, device_id, said["labels"]))
     )
     connection.execute(delete(device_models).where(device_models.c.device_id == device_id))
     rows = {one["model"]: {**one, "device_id": device_id, "updated_s": now_s} for one in active}
     if rows:
         connection.execute(insert(connection, device_models), list(rows.values()))
     return True
+
+
+def _by_enrolment(
+    connection: Connection, device_id: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """What an enrolled device is, whatever it says; empty for one that never enrolled."""
+    query = select(device_identities.c.device_class, device_identities.c.labels)
+    found = connection.execute(query.where(device_identities.c.device_id == device_id)).first()
+    if found is None:
+        return {}
+    return {"device_class": found.device_class, "labels": {**labels, **found.labels}}
 
 
 def set_online(connection: Connection, device_id: str, online: bool) -> None:

@@ -41,6 +41,7 @@ devices = Table(
     Column("trust", JSON, nullable=False, default=dict, server_default="{}"),  # what it refused
     Column("boot_id", String(64), nullable=False, default=""),
     Column("online", Boolean, nullable=False, default=False),
+    Column("standing", String(16), nullable=False, default="open", server_default="open"),
     Column("first_seen_s", Float, nullable=False),
     Column("last_seen_s", Float, nullable=False),
     Column(
@@ -364,4 +365,56 @@ audit_log = (
         Column("previous", String(64), nullable=False),
         Column("sha256", String(64), nullable=False),
     )
+)
+
+enrolment_tokens = Table(  # one-time; the secret itself is nowhere
+    "enrolment_tokens",
+    metadata,
+    Column("sha256", String(64), primary_key=True),  # of the secret
+    Column("device_id", String(40), nullable=False),
+    Column("device_class", String(40), nullable=False),
+    Column("labels", JSON, nullable=False, default=dict),
+    Column("created_s", Float, nullable=False),
+    Column("expires_s", Float, nullable=False),
+    Column("used_by", String(64), nullable=False, default=""),  # sha256 of the identity key
+    Index("enrolment_tokens_by_device", "device_id"),
+)
+
+device_identities = Table(  # who a device is by enrolment; see fleet/registry/enrolment.py
+    "device_identities",
+    metadata,
+    Column("device_id", String(40), primary_key=True),
+    Column("device_class", String(40), nullable=False),
+    Column("labels", JSON, nullable=False, default=dict),
+    Column("identity_key", LargeBinary, nullable=False),  # SubjectPublicKeyInfo, DER
+    Column("identity_sha256", String(64), nullable=False),
+    Column("reason", Text, nullable=False, default=""),  # of its standing
+    Column("changed_s", Float, nullable=False),  # its standing
+)
+
+device_certificates = Table(
+    "device_certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),  # hex
+    Column("device_id", String(40), nullable=False),
+    Column("device_class", String(40), nullable=False),
+    Column("fingerprint", String(64), nullable=False, unique=True),  # sha256 of the DER
+    Column("key_sha256", String(64), nullable=False),  # of the SubjectPublicKeyInfo
+    Column("pem", Text, nullable=False),
+    Column("not_before_s", Float, nullable=False),
+    Column("not_after_s", Float, nullable=False),
+    Column("state", String(16), nullable=False),  # issued, current, superseded, revoked
+    Column("changed_s", Float, nullable=False),  # the state
+    Index("device_certificates_by_device", "device_id", "state"),
+)
+
+identity_events = Table(  # append-only: what became of a device's identity
+    "identity_events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("device_id", String(40), nullable=False),
+    Column("at_s", Float, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("identity_events_by_device", "device_id", "id"),
 )
