@@ -38,6 +38,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("rollout", "fleet.cli.rollout", "app"),
     Command("device", "fleet.cli.device", "app"),
     Command("webhook", "fleet.cli.webhook", "app"),
+    Command("broker", "fleet.cli.broker", "app"),
 )
 
 
