@@ -29,7 +29,7 @@ from fleet.connect.targets import load_targets
 from fleet.connect.webhooks import Webhooks
 from fleet.errors import ConfigError, FleetError, ServerError
 from fleet.home import Home
-from fleet.messaging.bridge import Bridge, Identities
+from fleet.messaging.bridge import Bridge, BrokerIdentities
 from fleet.messaging.broker import Broker, EmbeddedBroker, ExternalBroker
 from fleet.messaging.credentials import ManagerCredentials
 from fleet.messaging.feed import PackFeed
@@ -364,14 +364,14 @@ def _make_broker(config: FleetConfig) -> Broker | None:
     return EmbeddedBroker(listen.host, listen.port)
 
 
-def _identities(home: Home, config: FleetConfig) -> Identities | None:
+def _identities(home: Home, config: FleetConfig) -> BrokerIdentities | None:
     """None where the broker is on this machine and takes whoever comes. Raises ConfigError."""
     place = parse_broker_mode(config.broker.mode)
     if place is None or not place.tls:
         return None
     ours = ManagerCredentials(home.pki, config.fleet.name)
     ours.load()  # what is missing is said at the start
-    return Identities(ours, NoIdentities())
+    return BrokerIdentities(ours, NoIdentities())
 
 
 def _listen(wanted: Listen) -> socket.socket:

@@ -39,7 +39,7 @@ from fleet.messaging.signatures import (
 from fleet.registry.presence import Way
 from protos import device_pb2, report_pb2, topics
 
-__all__ = ["Bridge", "BridgeLimits", "Identities", "Intake"]
+__all__ = ["Bridge", "BridgeLimits", "BrokerIdentities", "Intake"]
 
 _LOG = logging.getLogger(__name__)
 _PUBLISH_HEADER_BYTES: Final = (
@@ -70,7 +70,7 @@ class BridgeLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Identities:
+class BrokerIdentities:
     """How the two sides know each other over a broker with TLS."""
 
     ours: ManagerCredentials
@@ -88,7 +88,7 @@ class Bridge:
         intake: Intake,
         limits: BridgeLimits | None = None,
         *,
-        identities: Identities | None = None,
+        identities: BrokerIdentities | None = None,
     ) -> None:
         """``identities``: connect over TLS; None: in the clear, to a broker on this machine."""
         self._identities = identities

@@ -20,7 +20,7 @@ from agent.adapters.reconnect import ReconnectLimits
 from agent.ports import DownlinkMessage
 from fleet.broker_mode import BrokerPlace
 from fleet.messaging import BrokerError, MqttClient, Will
-from fleet.messaging.bridge import Bridge, BridgeLimits, Identities
+from fleet.messaging.bridge import Bridge, BridgeLimits, BrokerIdentities
 from fleet.messaging.broker import Address
 from fleet.messaging.eviction import put_off
 from fleet.messaging.feed import PackFeed
@@ -256,7 +256,7 @@ async def bridged(broker: SecureMosquitto) -> AsyncIterator[Intake]:
         PackFeed(b"the pack"),
         intake,
         BridgeLimits(reconnect_first_s=0.05, reconnect_most_s=0.2),
-        identities=Identities(broker.manager(), EnrolledKeys(broker)),
+        identities=BrokerIdentities(broker.manager(), EnrolledKeys(broker)),
     )
     task = asyncio.create_task(bridge.run())
     try:
