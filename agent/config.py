@@ -1,8 +1,8 @@
 """The agent's configuration: one TOML file, every key documented where it is declared.
 
 Rules kept here:
-- Every address is on this machine (``agent.trust.require_loopback``), but the fleet manager's where this device shows
-  a certificate ([fleet] tls).
+- Every address is on this machine (``agent.trust.require_loopback``), but the fleet manager's and the broker's where
+  this device shows a certificate ([fleet] tls, ``mqtts://``).
 - Names that end up in topics, paths and certificates are checked here, once.
 """
 
@@ -19,6 +19,7 @@ from agent.trust.loopback import require_loopback
 
 __all__ = [
     "AgentConfig",
+    "BrokerAddress",
     "DeviceSection",
     "FleetSection",
     "HealthSection",
@@ -30,9 +31,11 @@ __all__ = [
     "load_config",
     "parse_address",
     "parse_any_address",
+    "parse_broker",
 ]
 
 _NAME: Final = re.compile(r"[a-z0-9-]{1,40}")
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,40}")
 _MAX_LABELS: Final = 32
 _MAX_LABEL_CHARS: Final = 128
@@ -64,6 +67,40 @@ def parse_any_address(address: str, what: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """``tls``: mutual TLS, with the certificate that enrolment gave this device."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+def parse_broker(address: str, what: str) -> BrokerAddress:
+    """The broker at ``host:port``, on this machine, or at ``mqtts://host:port``, anywhere.
+
+    Raises:
+        ConfigError: it is not an address, or one beyond this machine and without TLS.
+    """
+    scheme, _, rest = address.rpartition("://")
+    if scheme == "mqtts":
+        host, _, port = rest.rpartition(":")
+        if not _HOST.fullmatch(host) or not port.isdecimal() or not 0 < int(port) <= 65535:
+            raise ConfigError(
+                f"{what} = {address!r} is not an address: write mqtts://host:port, like mqtts://broker.example:8883"
+            )
+        return BrokerAddress(host.strip("[]"), int(port), tls=True)
+    if scheme not in {"", "mqtt"}:
+        raise ConfigError(f"{what} = {address!r} must begin with mqtt:// or mqtts://")
+    try:
+        host, number = parse_address(rest, what)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} A broker elsewhere is spoken to over TLS: mqtts://host:port, see docs/broker.md."
+        ) from error
+    return BrokerAddress(host, number, tls=False)
+
+
 def _checked_name(value: str, where: str) -> str:
     if not _NAME.fullmatch(value):
         raise ConfigError(f"{where} = {value!r} must be 1 to 40 of a-z, 0-9 and '-'")
@@ -82,8 +119,10 @@ def _checked_any_address(value: str, where: str) -> str:
     return value
 
 
-def _checked_optional_address(value: str, where: str) -> str:
-    return _checked_address(value, where) if value else value
+def _checked_broker(value: str, where: str) -> str:
+    if value and not parse_broker(value, where).port:
+        raise ConfigError(f"{where} = {value!r} needs the port the other side listens on")
+    return value
 
 
 def _checked_listen(value: str, where: str) -> str:
@@ -178,9 +217,10 @@ class FleetSection:
         default=False,
     )
     mqtt: str = key(
-        'Address of the MQTT 5 broker; "" for a site without one: gRPC alone is complete.',
+        'Address of the MQTT 5 broker: "host:port" on this machine, "mqtts://host:port" anywhere, over mutual TLS\n'
+        'with this device\'s certificate; "" for a site without one: gRPC alone is complete.',
         default="127.0.0.1:8472",
-        check=_checked_optional_address,
+        check=_checked_broker,
     )
     refresh_s: float = key(
         "How often signed metadata is fetched over gRPC as well, seconds: catches a broker that withholds it.",

@@ -38,7 +38,7 @@ from agent.adapters.trial import ProcessTrial, TrialKeeping, TrialLimits
 from agent.adapters.trust_store import SqliteTrustStore
 from agent.at_rest import keep_small
 from agent.built import BUILT_S
-from agent.config import AgentConfig, load_config, parse_address
+from agent.config import AgentConfig, load_config, parse_broker
 from agent.connections import Connections, connect
 from agent.errors import AgentError, ConfigError
 from agent.health.budget import BudgetLimits
@@ -242,10 +242,17 @@ def _links(config: AgentConfig, grpc_link: Link, boot_id: str) -> list[Link]:
     if not config.fleet.mqtt:
         return [grpc_link]
     # Only where it is used: the library and what it brings take more than a megabyte.
+    from agent.adapters.credentials import DeviceCredentials
     from agent.adapters.mqtt_link import MqttLink
 
-    address = parse_address(config.fleet.mqtt, "[fleet] mqtt")
-    return [MqttLink(address, config.fleet.name, config.device.id, boot_id), grpc_link]
+    broker = parse_broker(config.fleet.mqtt, "[fleet] mqtt")
+    fleet, device_id = config.fleet.name, config.device.id
+    identity = None
+    if broker.tls:
+        paths = StatePaths(config.device.state_dir).identity
+        identity = DeviceCredentials(paths, fleet, device_id)
+    place = broker.host, broker.port
+    return [MqttLink(place, fleet, device_id, boot_id, identity=identity), grpc_link]
 
 
 async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:

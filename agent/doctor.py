@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,8 @@ from enum import Enum
 from typing import Final
 
 from agent.adapters.state_lock import StateLock
-from agent.config import AgentConfig, parse_address
-from agent.errors import AgentError
+from agent.config import AgentConfig, BrokerAddress, parse_broker
+from agent.errors import AgentError, LinkError
 from agent.state_dir import StatePaths
 
 __all__ = ["Finding", "Level", "examine"]
@@ -240,13 +241,16 @@ def _broker(config: AgentConfig) -> Iterator[Finding]:
     if not config.fleet.mqtt:
         yield Finding("broker", Level.OK, "none configured: gRPC alone")
         return
-    host, port = parse_address(config.fleet.mqtt, "[fleet] mqtt")
+    broker = parse_broker(config.fleet.mqtt, "[fleet] mqtt")
+    if broker.tls:
+        yield _broker_over_tls(config, broker)
+        return
 
     async def connect() -> None:
         # A name of its own: the agent's would throw the running agent off the broker.
         client = aiomqtt.Client(
-            host,
-            port,
+            broker.host,
+            broker.port,
             identifier=f"doctor-{secrets.token_hex(6)}",
             protocol=aiomqtt.ProtocolVersion.V5,
             timeout=REACH_TIMEOUT_S,
@@ -265,6 +269,28 @@ def _broker(config: AgentConfig) -> Iterator[Finding]:
         )
         return
     yield Finding("broker", Level.OK, f"answers at {config.fleet.mqtt}")
+
+
+def _broker_over_tls(config: AgentConfig, broker: BrokerAddress) -> Finding:
+    """As far as TLS goes: a session under the device's name would throw the running agent off the broker."""
+    from agent.adapters.credentials import DeviceCredentials
+
+    paths = StatePaths(config.device.state_dir).identity
+    try:
+        context = DeviceCredentials(paths, config.fleet.name, config.device.id).load().tls
+        with (
+            socket.create_connection((broker.host, broker.port), REACH_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=broker.host),
+        ):
+            pass
+    except (LinkError, OSError, ValueError) as error:
+        return Finding(
+            "broker",
+            Level.WARN,
+            f"no broker over TLS at {config.fleet.mqtt}: {error}",
+            'start it, correct [fleet] mqtt, enrol this device, or set it to "" to use gRPC alone',
+        )
+    return Finding("broker", Level.OK, f"answers over TLS at {config.fleet.mqtt}")
 
 
 def _onnxruntime(_config: AgentConfig) -> Iterator[Finding]:

@@ -10,14 +10,14 @@ import difflib
 import re
 import textwrap
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import agent.errors
 from agent.trust.loopback import require_loopback
+from fleet.broker_mode import check_embedded_host, parse_broker_mode
 from fleet.connect.settings import WebhookConfig, check_webhooks
 from fleet.errors import ConfigError
 from fleet.operators.settings import HttpConfig, OperatorsConfig
@@ -41,7 +41,6 @@ __all__ = [
     "LogConfig",
     "NameConfig",
     "TlsConfig",
-    "check_broker_mode",
     "check_fleet_name",
     "example_config",
     "load_config",
@@ -98,8 +97,9 @@ class ListenConfig:
 class BrokerConfig:
     mode: str = _doc(
         "embedded",
-        'embedded: a broker of its own, for up to about 1,000 devices. "mqtt://HOST:PORT": any MQTT 5 '
-        "broker. none: devices use gRPC alone",
+        "embedded: a broker of its own on this machine, for up to about 1,000 devices. "
+        '"mqtt://HOST:PORT": any MQTT 5 broker on this machine. "mqtts://HOST:PORT": one anywhere, over '
+        "mutual TLS, see docs/broker.md. none: devices use gRPC alone",
     )
     listen: str = _doc("127.0.0.1:8472", "where the embedded broker listens, on loopback")
 
@@ -197,8 +197,8 @@ class FleetConfig:
         _require_range(
             "[enrolment] per_peer_per_minute", self.enrolment.per_peer_per_minute, 1, 1_000_000
         )
-        parse_listen(self.broker.listen, "[broker] listen")
-        check_broker_mode(self.broker.mode)
+        parse_listen(self.broker.listen, "[broker] listen", check_embedded_host)
+        parse_broker_mode(self.broker.mode)
         _require_range("[controller] tick_s", self.controller.tick_s, 0.05, 3600)
         _require_range(
             "[operators] second_approval_above_percent",
@@ -289,13 +289,16 @@ def _commented_webhook() -> list[str]:
     return lines
 
 
-def parse_listen(text: str, what: str) -> Listen:
-    """``HOST:PORT`` on loopback.
+def parse_listen(text: str, what: str, check_host: Callable[[str], str] | None = None) -> Listen:
+    """``HOST:PORT`` on loopback, or wherever ``check_host`` says.
 
     Raises:
         ConfigError: it is anything else; the message names ``what``.
     """
     found = parse_address(text, what)
+    if check_host is not None:
+        check_host(found.host)
+        return found
     try:
         require_loopback(found.host, what)
     except agent.errors.ConfigError as error:
@@ -344,26 +347,6 @@ def parse_address(text: str, what: str) -> Listen:
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ConfigError(f"{what} = {text!r} is no address: use HOST:PORT like 127.0.0.1:8470")
     return Listen(host.strip("[]"), int(port))
-
-
-def check_broker_mode(mode: str) -> Listen | None:
-    """The address of an external broker; None for ``embedded`` and ``none``.
-
-    Raises:
-        ConfigError: the mode is unknown or its address not on loopback.
-    """
-    if mode in {"embedded", "none"}:
-        return None
-    wanted = '"embedded", "none" or "mqtt://HOST:PORT"'
-    try:
-        parts = urlsplit(mode)
-        port = parts.port or 1883
-    except ValueError as error:
-        raise ConfigError(f"[broker] mode = {mode!r} is no address ({error}): {wanted}") from error
-    if parts.scheme != "mqtt" or not parts.hostname or parts.path.strip("/") or parts.username:
-        raise ConfigError(f"[broker] mode = {mode!r} is not known: use {wanted}")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return parse_listen(f"{host}:{port}", "[broker] mode")
 
 
 def check_fleet_name(name: str) -> str:

@@ -25,10 +25,10 @@ from fleet.api.publish import restore_bundle_rows
 from fleet.api.services import Services
 from fleet.api.tls import LOOK_EVERY_S, ServerTls
 from fleet.artifacts.folder import FolderArtifacts
+from fleet.broker_mode import parse_broker_mode
 from fleet.config import (
     FleetConfig,
     Listen,
-    check_broker_mode,
     parse_address,
     parse_grpc_listen,
     parse_http_listen,
@@ -38,9 +38,11 @@ from fleet.connect.targets import load_targets
 from fleet.connect.webhooks import Webhooks
 from fleet.errors import ConfigError, FleetError, ServerError
 from fleet.home import Home
-from fleet.messaging.bridge import Bridge
+from fleet.messaging.bridge import Bridge, BrokerIdentities
 from fleet.messaging.broker import Broker, EmbeddedBroker, ExternalBroker
+from fleet.messaging.credentials import ManagerCredentials
 from fleet.messaging.feed import PackFeed
+from fleet.messaging.signatures import NoIdentities
 from fleet.monitor.ingest import Ingest, IngestLimits
 from fleet.monitor.retention import Pruner, Retention
 from fleet.operators.desk import Operators
@@ -261,7 +263,13 @@ class FleetManager:
             return None
         stack.push_async_callback(broker.stop)
         await broker.start()
-        self.bridge = Bridge(lambda: broker.address, self.config.fleet.name, self.feed, self.ingest)
+        self.bridge = Bridge(
+            lambda: broker.address,
+            self.config.fleet.name,
+            self.feed,
+            self.ingest,
+            identities=_identities(self.home, self.config),
+        )
         self._background(stack, "broker connection", self.bridge.run())
         try:
             async with asyncio.timeout(BROKER_WAIT_S):
@@ -424,11 +432,21 @@ async def _tell_alive(interval_s: float) -> None:
 def _make_broker(config: FleetConfig) -> Broker | None:
     if config.broker.mode == "none":
         return None
-    external = check_broker_mode(config.broker.mode)
+    external = parse_broker_mode(config.broker.mode)
     if external is not None:
-        return ExternalBroker(external.host, external.port)
+        return ExternalBroker(external.host, external.port, tls=external.tls)
     listen = parse_listen(config.broker.listen, "[broker] listen")
     return EmbeddedBroker(listen.host, listen.port)
+
+
+def _identities(home: Home, config: FleetConfig) -> BrokerIdentities | None:
+    """None where the broker is on this machine and takes whoever comes. Raises ConfigError."""
+    place = parse_broker_mode(config.broker.mode)
+    if place is None or not place.tls:
+        return None
+    ours = ManagerCredentials(home.pki, config.fleet.name)
+    ours.load()  # what is missing is said at the start
+    return BrokerIdentities(ours, NoIdentities())
 
 
 def _listen(wanted: Listen) -> socket.socket:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos import report_pb2 as protos_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/device.proto\x12\tmuster.v1\x1a\x13protos/report.proto\"8\n\x0cHelloRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\"A\n\nHelloReply\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x0c\n\x04pack\x18\x02 \x01(\x0c\x12\x16\n\x0eserver_unix_ms\x18\x03 \x01(\x03\"\x1f\n\x0fMetadataRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\rMetadataReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"-\n\rTargetRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\x1e\n\x0bTargetReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"H\n\x0cPieceRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12%\n\x06pieces\x18\x02 \x03(\x0b\x32\x15.muster.v1.PieceRange\",\n\nPieceRange\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\":\n\nPieceChunk\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"!\n\x0cWatchRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"G\n\x08\x44ownlink\x12#\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x14.muster.v1.ReportAckH\x00\x12\x0e\n\x04pack\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"?\n\x08Presence\x12\x0e\n\x06online\x18\x01 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x12\n\nat_unix_ms\x18\x03 \x01(\x03\x32\xfe\x02\n\rDeviceService\x12\x37\n\x05Hello\x12\x17.muster.v1.HelloRequest\x1a\x15.muster.v1.HelloReply\x12\x43\n\x0bGetMetadata\x12\x1a.muster.v1.MetadataRequest\x1a\x18.muster.v1.MetadataReply\x12=\n\tGetTarget\x12\x18.muster.v1.TargetRequest\x1a\x16.muster.v1.TargetReply\x12?\n\x0b\x46\x65tchPieces\x12\x17.muster.v1.PieceRequest\x1a\x15.muster.v1.PieceChunk0\x01\x12\x36\n\x06Report\x12\x16.muster.v1.ReportBatch\x1a\x14.muster.v1.ReportAck\x12\x37\n\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x13.muster.v1.Downlink0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/device.proto\x12\tmuster.v1\x1a\x13protos/report.proto\"8\n\x0cHelloRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\"A\n\nHelloReply\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x0c\n\x04pack\x18\x02 \x01(\x0c\x12\x16\n\x0eserver_unix_ms\x18\x03 \x01(\x03\"\x1f\n\x0fMetadataRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\rMetadataReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"-\n\rTargetRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\x1e\n\x0bTargetReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"H\n\x0cPieceRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12%\n\x06pieces\x18\x02 \x03(\x0b\x32\x15.muster.v1.PieceRange\",\n\nPieceRange\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\":\n\nPieceChunk\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"!\n\x0cWatchRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\"s\n\x08\x44ownlink\x12#\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x14.muster.v1.ReportAckH\x00\x12\x0e\n\x04pack\x18\x02 \x01(\x0cH\x00\x12*\n\nsigned_ack\x18\x03 \x01(\x0b\x32\x14.muster.v1.SignedAckH\x00\x42\x06\n\x04\x62ody\"?\n\x08Presence\x12\x0e\n\x06online\x18\x01 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x12\n\nat_unix_ms\x18\x03 \x01(\x03\x32\xfe\x02\n\rDeviceService\x12\x37\n\x05Hello\x12\x17.muster.v1.HelloRequest\x1a\x15.muster.v1.HelloReply\x12\x43\n\x0bGetMetadata\x12\x1a.muster.v1.MetadataRequest\x1a\x18.muster.v1.MetadataReply\x12=\n\tGetTarget\x12\x18.muster.v1.TargetRequest\x1a\x16.muster.v1.TargetReply\x12?\n\x0b\x46\x65tchPieces\x12\x17.muster.v1.PieceRequest\x1a\x15.muster.v1.PieceChunk0\x01\x12\x36\n\x06Report\x12\x16.muster.v1.ReportBatch\x1a\x14.muster.v1.ReportAck\x12\x37\n\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x13.muster.v1.Downlink0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,9 +53,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_start=506
   _globals['_WATCHREQUEST']._serialized_end=539
   _globals['_DOWNLINK']._serialized_start=541
-  _globals['_DOWNLINK']._serialized_end=612
-  _globals['_PRESENCE']._serialized_start=614
-  _globals['_PRESENCE']._serialized_end=677
-  _globals['_DEVICESERVICE']._serialized_start=680
-  _globals['_DEVICESERVICE']._serialized_end=1062
+  _globals['_DOWNLINK']._serialized_end=656
+  _globals['_PRESENCE']._serialized_start=658
+  _globals['_PRESENCE']._serialized_end=721
+  _globals['_DEVICESERVICE']._serialized_start=724
+  _globals['_DEVICESERVICE']._serialized_end=1106
 # @@protoc_insertion_point(module_scope)

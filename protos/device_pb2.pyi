@@ -84,12 +84,14 @@ class WatchRequest(_message.Message):
     def __init__(self, device_id: _Optional[str] = ...) -> None: ...
 
 class Downlink(_message.Message):
-    __slots__ = ("ack", "pack")
+    __slots__ = ("ack", "pack", "signed_ack")
     ACK_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_ACK_FIELD_NUMBER: _ClassVar[int]
     ack: _report_pb2.ReportAck
     pack: bytes
-    def __init__(self, ack: _Optional[_Union[_report_pb2.ReportAck, _Mapping]] = ..., pack: _Optional[bytes] = ...) -> None: ...
+    signed_ack: _report_pb2.SignedAck
+    def __init__(self, ack: _Optional[_Union[_report_pb2.ReportAck, _Mapping]] = ..., pack: _Optional[bytes] = ..., signed_ack: _Optional[_Union[_report_pb2.SignedAck, _Mapping]] = ...) -> None: ...
 
 class Presence(_message.Message):
     __slots__ = ("online", "boot_id", "at_unix_ms")

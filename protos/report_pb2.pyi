@@ -49,6 +49,16 @@ class ReportBatch(_message.Message):
     reports: _containers.RepeatedCompositeFieldContainer[Report]
     def __init__(self, reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ...) -> None: ...
 
+class SignedReports(_message.Message):
+    __slots__ = ("batch", "signature", "key_sha256")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    KEY_SHA256_FIELD_NUMBER: _ClassVar[int]
+    batch: bytes
+    signature: bytes
+    key_sha256: bytes
+    def __init__(self, batch: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., key_sha256: _Optional[bytes] = ...) -> None: ...
+
 class Report(_message.Message):
     __slots__ = ("device_id", "boot_id", "seq", "created_unix_ms", "inventory", "window", "deployment")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +82,16 @@ class ReportAck(_message.Message):
     IDS_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedCompositeFieldContainer[ReportId]
     def __init__(self, ids: _Optional[_Iterable[_Union[ReportId, _Mapping]]] = ...) -> None: ...
+
+class SignedAck(_message.Message):
+    __slots__ = ("ack", "signature", "certificate")
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    ack: bytes
+    signature: bytes
+    certificate: bytes
+    def __init__(self, ack: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
 
 class ReportId(_message.Message):
     __slots__ = ("boot_id", "seq")

@@ -6,6 +6,8 @@ Payloads are protobuf (the pack: gzip over protobuf), at most ``MAX_PAYLOAD_BYTE
 from typing import Final
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
+MANAGER: Final = "fleet-manager"
+"""The fleet manager's name at a broker that knows clients by their certificates; no device may have it."""
 
 
 def pack(fleet: str) -> str:
@@ -14,7 +16,7 @@ def pack(fleet: str) -> str:
 
 
 def report(fleet: str, device_id: str) -> str:
-    """Up: a ReportBatch."""
+    """Up: a ReportBatch, or SignedReports of an enrolled device."""
     return f"muster/{fleet}/devices/{device_id}/report"
 
 

@@ -5,6 +5,9 @@ Rules kept here:
   subscription, reports stay in the spool until the fleet manager itself acknowledges them.
 - Payloads above ``MAX_PAYLOAD_BYTES`` and payloads that do not parse are dropped and counted, never raised.
 - Reconnects for ever with jitter; every queue is bounded.
+- With credentials the broker is spoken to over mutual TLS, reports are signed, and an acknowledgement counts only when
+  the fleet manager signed it: one that a broker made up would empty the spool. A renewed certificate is used at once,
+  by connecting again.
 - A cancellation always arrives: the library waits with ``asyncio.wait_for``, which in Python 3.11 forgets a
   cancellation that comes together with the result, so the time limits here are ``asyncio.timeout``.
 """
@@ -22,6 +25,7 @@ from google.protobuf.message import DecodeError
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from agent.adapters.credentials import Credentials, DeviceCredentials
 from agent.adapters.inbox import Inbox, downlink_message
 from agent.adapters.reconnect import Reconnect, ReconnectLimits
 from agent.errors import LinkError
@@ -42,7 +46,12 @@ class MqttLimits:
     inbox_messages: int = 64
     queued_messages: int = 64
     max_payload_bytes: int = topics.MAX_PAYLOAD_BYTES
+    renewal_look_s: float = 30.0  # how often to look whether the certificate was renewed
     reconnect: ReconnectLimits = field(default_factory=ReconnectLimits)
+
+
+class _RenewedError(Exception):
+    """The certificate of this connection is no longer the newest."""
 
 
 class MqttLink:
@@ -57,7 +66,12 @@ class MqttLink:
         device_id: str,
         boot_id: str,
         limits: MqttLimits | None = None,
+        *,
+        identity: DeviceCredentials | None = None,
     ) -> None:
+        """``identity``: over TLS with this certificate; None: in the clear, on this machine."""
+        self._identity = identity
+        self._credentials: Credentials | None = None
         self._host, self._port = address
         self._fleet = fleet
         self._device_id = device_id
@@ -86,37 +100,72 @@ class MqttLink:
             began = time.monotonic()
             try:
                 await self._connected_once()
-            except (aiomqtt.MqttError, OSError, ValueError) as error:
+            except _RenewedError:
+                log.info("the certificate was renewed: connecting to the broker again with it")
+                continue
+            except (aiomqtt.MqttError, OSError, ValueError, LinkError) as error:
                 # ValueError: the library's answer to a host name that cannot be one.
                 self._say_lost(error)
             reconnect.lasted(time.monotonic() - began)
             await asyncio.sleep(reconnect.next_wait_s())
 
     async def _connected_once(self) -> None:
-        client = self._new_client()
-        pack_topic = topics.pack(self._fleet)
-        request_topic = topics.request(self._fleet, self._device_id)
+        credentials = None if self._identity is None else self._identity.load()
+        self._credentials = credentials
+        client = self._new_client(credentials)
         async with client:
             _raise_forgotten_cancellation()
+            renewed = asyncio.timeout(None)  # no deadline yet: _watch sets one
             try:
-                async with asyncio.timeout(self._limits.timeout_s):
-                    await client.subscribe([(pack_topic, 1), (request_topic, 1)], timeout=math.inf)
-                await self._publish_presence(client, online=True)
-                self._client = client
-                self._last_error = ""
-                log.info("connected to the broker at %s:%d", self._host, self._port)
-                self._inbox.put(DownlinkMessage(connected=True))
-                async for message in client.messages:
-                    self._receive(str(message.topic), message.payload)
-            except asyncio.CancelledError:
-                await self._say_goodbye(client)
+                async with renewed:
+                    await self._use(client, renewed)
+            except TimeoutError as error:
+                if renewed.expired():
+                    raise _RenewedError from error
                 raise
-            finally:
-                if self._client is not None:
-                    self._client = None
-                    self._inbox.put(DownlinkMessage(connected=False))
 
-    def _new_client(self) -> aiomqtt.Client:
+    async def _use(self, client: aiomqtt.Client, renewed: asyncio.Timeout) -> None:
+        """Subscribe and receive until the connection ends, or is cancelled by ``renewed``."""
+        pack_topic = topics.pack(self._fleet)
+        request_topic = topics.request(self._fleet, self._device_id)
+        watch = asyncio.create_task(self._watch(renewed))
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                await client.subscribe([(pack_topic, 1), (request_topic, 1)], timeout=math.inf)
+            await self._publish_presence(client, online=True)
+            self._client = client
+            self._last_error = ""
+            log.info("connected to the broker at %s:%d", self._host, self._port)
+            self._inbox.put(DownlinkMessage(connected=True))
+            async for message in client.messages:
+                self._receive(str(message.topic), message.payload)
+        except asyncio.CancelledError:
+            await self._say_goodbye(client)
+            raise
+        finally:
+            watch.cancel()
+            if self._client is not None:
+                self._client = None
+                self._inbox.put(DownlinkMessage(connected=False))
+
+    async def _watch(self, renewed: asyncio.Timeout) -> None:
+        """End what ``renewed`` times, once there is a newer certificate."""
+        if self._identity is None or self._credentials is None:
+            return
+        stamp = self._credentials.stamp
+        while True:
+            await asyncio.sleep(self._limits.renewal_look_s)
+            try:
+                is_newer = self._identity.stamp() != stamp
+            except LinkError as error:
+                # What is connected goes on; the next connection will say it louder.
+                log.debug("%s", error)
+                continue
+            if is_newer:
+                renewed.reschedule(asyncio.get_running_loop().time())
+                return
+
+    def _new_client(self, credentials: Credentials | None) -> aiomqtt.Client:
         connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         # A little above the payload: topic and properties travel in the same packet.
         connect.MaximumPacketSize = self._limits.max_payload_bytes + 1024
@@ -139,6 +188,7 @@ class MqttLink:
             max_queued_incoming_messages=self._limits.inbox_messages,
             max_queued_outgoing_messages=self._limits.queued_messages,
             logger=_QUIET,
+            tls_context=None if credentials is None else credentials.tls,
         )
 
     def _presence(self, *, online: bool) -> bytes:
@@ -178,11 +228,28 @@ class MqttLink:
         except DecodeError:
             self._drop(topic, "not a Downlink message")
             return
+        if self._credentials is not None:
+            self._receive_signed(topic, down, self._credentials)
+            return
         message = downlink_message(down)
         if message is None:
             self._drop(topic, "a kind of message this agent does not know")
         else:
             self._inbox.put(message)
+
+    def _receive_signed(
+        self, topic: str, down: device_pb2.Downlink, credentials: Credentials
+    ) -> None:
+        if down.WhichOneof("body") != "signed_ack":
+            # A pack is signed in itself, but its place is the topic that all devices share.
+            self._drop(topic, "it is not signed by the fleet manager")
+            return
+        try:
+            ack = credentials.seal.open(down.signed_ack)
+        except LinkError as error:
+            self._drop(topic, str(error))
+            return
+        self._inbox.put(DownlinkMessage(ack=ack))
 
     def _drop(self, topic: str, why: str) -> None:
         self._dropped += 1
@@ -200,6 +267,8 @@ class MqttLink:
         if client is None:
             raise LinkError(f"not connected to the broker at {self._host}:{self._port}")
         raw = batch.SerializeToString()
+        if self._credentials is not None:
+            raw = self._credentials.seal.sign(raw).SerializeToString()
         if len(raw) > self._limits.max_payload_bytes:
             raise LinkError(
                 f"a batch of {len(batch.reports)} reports has {len(raw)} bytes, "

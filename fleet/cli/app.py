@@ -43,6 +43,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("token", "fleet.cli.token", "app"),
     Command("audit", "fleet.cli.audit_log", "app"),
     Command("tls", "fleet.cli.tls", "app"),
+    Command("broker", "fleet.cli.broker", "app"),
 )
 
 

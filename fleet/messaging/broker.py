@@ -1,8 +1,8 @@
 """Where the broker comes from: embedded in a process of its own, or somebody else's.
 
-Rules kept here: nothing listens or connects beyond loopback; an embedded broker that dies is
-started again on the same address, with growing pauses, for as long as the fleet manager runs; it
-never outlives the fleet manager.
+Rules kept here: nothing listens beyond loopback, and nothing connects beyond it without TLS; an
+embedded broker that dies is started again on the same address, with growing pauses, for as long as
+the fleet manager runs; it never outlives the fleet manager.
 """
 
 import asyncio
@@ -95,9 +95,9 @@ class Broker(Protocol):
 class ExternalBroker:
     """A broker that others run, for example Mosquitto."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Raises agent.errors.ConfigError: ``host`` is not a loopback address."""
-        self._address = Address(require_loopback(host, "[broker] mode"), port)
+    def __init__(self, host: str, port: int, *, tls: bool = False) -> None:
+        """Raises agent.errors.ConfigError: ``host`` is not a loopback address and there is no TLS."""
+        self._address = Address(host if tls else require_loopback(host, "[broker] mode"), port)
 
     @property
     def address(self) -> Address:

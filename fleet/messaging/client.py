@@ -12,6 +12,7 @@ publish.
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Self, cast
@@ -44,7 +45,7 @@ class MqttClient(asyncio.Protocol):
     __slots__ = (
         "_acks", "_buffer", "_connected", "_heard", "_inflight", "_keep_alive_s", "_limits",
         "_next_id", "_on_message", "_paused", "_pinged", "_queue", "_replies", "_said", "_slots",
-        "_timer", "_transport", "_waker", "_writable", "closed",
+        "_timer", "_transport", "_waker", "_writable", "closed", "packet_bytes",
     )  # fmt: skip
 
     def __init__(self, limits: ClientLimits, on_message: Callable[[Message], None] | None) -> None:
@@ -67,6 +68,8 @@ class MqttClient(asyncio.Protocol):
         self._keep_alive_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._said = self._pinged = False
+        self.packet_bytes: int | None = None
+        """Most bytes of one packet that the broker takes; None: it set no limit."""
 
     # --- the interface ---
 
@@ -82,8 +85,9 @@ class MqttClient(asyncio.Protocol):
         clean_start: bool = True,
         on_message: Callable[[Message], None] | None = None,
         limits: ClientLimits = DEFAULT_LIMITS,
+        tls: ssl.SSLContext | None = None,
     ) -> Self:
-        """Connect and wait for the broker's answer.
+        """Connect, over TLS with ``tls``, and wait for the broker's answer.
 
         With ``on_message`` every message goes to that function at once, in the event loop;
         without it they wait for ``messages()``.
@@ -104,7 +108,7 @@ class MqttClient(asyncio.Protocol):
         client._keep_alive_s = float(keep_alive_s)
         try:
             async with asyncio.timeout(limits.connect_timeout_s):
-                await loop.create_connection(lambda: client, host, port)
+                await loop.create_connection(lambda: client, host, port, ssl=tls)
                 client._write(packet.write())
                 assert client._connected is not None
                 await client._connected
@@ -116,7 +120,7 @@ class MqttClient(asyncio.Protocol):
         except (OSError, BrokerError) as error:
             raise BrokerError(
                 f"MQTT broker {host}:{port} cannot be used: {error}. "
-                "Check that it runs and speaks MQTT 5."
+                f"Check that it runs and speaks MQTT 5{' over TLS' if tls else ''}."
             ) from error
         except asyncio.CancelledError:
             client._fail("cancelled")
@@ -285,6 +289,7 @@ class MqttClient(asyncio.Protocol):
             self._fail(f"it refused: {reason_text(packet.reason_code)}")
             return
         self._inflight = min(self._inflight, packet.receive_max)
+        self.packet_bytes = packet.max_packet_size
         if packet.server_keep_alive is not None:
             self._keep_alive_s = float(packet.server_keep_alive)
         self._connected.set_result(None)

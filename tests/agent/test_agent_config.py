@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from agent.config import example_toml, load_config, parse_address
+from agent.config import BrokerAddress, example_toml, load_config, parse_address, parse_broker
 from agent.errors import ConfigError
 
 GOOD = """
@@ -83,6 +83,11 @@ def test_the_example_is_a_configuration_and_names_every_key(tmp_path):
         ('{ site = "north" }', '{ "a b" = "x" }', "'a b' cannot be a label"),
         ('{ site = "north" }', '"north"', r"must be a table like"),
         ('mqtt = ""', 'mqtt = "broker:1883"', "not a loopback address"),
+        ('mqtt = ""', 'mqtt = "broker:1883"', "elsewhere is spoken to over TLS: mqtts://host:port"),
+        ('mqtt = ""', 'mqtt = "mqtts://broker"', "write mqtts://host:port"),
+        ('mqtt = ""', 'mqtt = "mqtts://broker:0"', "write mqtts://host:port"),
+        ('mqtt = ""', 'mqtt = "mqtts://a b:1"', "write mqtts://host:port"),
+        ('mqtt = ""', 'mqtt = "http://127.0.0.1:1"', "must begin with mqtt:// or mqtts://"),
         ('mqtt = ""', 'mqtt = "127.0.0.1"', "write host:port"),
         ('mqtt = ""', 'mqtt = "127.0.0.1:0"', "needs the port the other side listens on"),
         ('mqtt = ""', 'mqtt = "127.0.0.1:99999"', "write host:port"),
@@ -146,3 +151,13 @@ def test_rest_may_be_off_and_sockets_may_be_on(tmp_path):
 )
 def test_addresses(text, expected):
     assert parse_address(text, "x") == expected
+    assert parse_broker(text, "x") == BrokerAddress(*expected, tls=False)
+    assert parse_broker(f"mqtt://{text}", "x") == BrokerAddress(*expected, tls=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [("mqtts://b.example:8883", "b.example"), ("mqtts://[fd00::1]:8883", "fd00::1")],
+)
+def test_a_broker_elsewhere(text, host):
+    assert parse_broker(text, "x") == BrokerAddress(host, 8883, tls=True)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from fleet.broker_mode import BrokerPlace, parse_broker_mode
 from fleet.config import (
     BrokerConfig,
     FleetConfig,
     Listen,
     NameConfig,
-    check_broker_mode,
     example_config,
     load_config,
     parse_config,
@@ -44,7 +44,18 @@ def test_what_is_set_counts_and_a_whole_number_is_a_number() -> None:
         ("[grpc]\nlisten = '0.0.0.0:1'", "[grpc] listen = '0.0.0.0' is not a loopback address"),
         ("[broker]\nmode = 'amqp://x'", "[broker] mode = 'amqp://x' is not known: use"),
         ("[broker]\nmode = 'mqtt://u@127.0.0.1'", "is not known"),
-        ("[broker]\nmode = 'mqtt://10.1.2.3:1883'", "is not a loopback address"),
+        ("[broker]\nmode = 'mqtt://10.1.2.3:1883'", "is not a loopback address, and without TLS"),
+        ("[broker]\nmode = 'mqtt://broker.example'", "use mqtts://broker.example:8883, see docs"),
+        ("[broker]\nmode = 'mqtts://bro ker'", "is no host name"),
+        ("[broker]\nmode = 'mqtts://:8883'", "is not known"),
+        ("[broker]\nmode = 'mqtts://x:99999'", "is no address"),
+        (
+            "[broker]\nlisten = '0.0.0.0:8472'",
+            "neither mutual TLS nor rules for topics, so it never leaves this machine. For devices "
+            'elsewhere there are two ways: a broker of your own ([broker] mode = "mqtts://HOST:PORT"; '
+            "`fleet broker config` writes Mosquitto's configuration), or gRPC alone "
+            '([broker] mode = "none").',
+        ),
         ("[controller]\ntick_s = 0", "[controller] tick_s = 0 must lie between 0.05 and 3600"),
         ("[controller]\ntick_s = nan", "tick_s = nan must lie between"),
         ("[controller]\ntick_s = true", "[controller] tick_s = True must be a number"),
@@ -77,6 +88,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_addresses() -> None:
     assert parse_listen("[::1]:5", "x") == Listen("::1", 5)
     assert str(Listen("::1", 5)) == "[::1]:5"
-    assert check_broker_mode("mqtt://localhost") == Listen("localhost", 1883)
-    assert check_broker_mode("mqtt://[::1]:9") == Listen("::1", 9)
-    assert check_broker_mode("embedded") is None
+    assert parse_broker_mode("mqtt://localhost") == BrokerPlace("localhost", 1883, tls=False)
+    assert parse_broker_mode("mqtt://[::1]:9") == BrokerPlace("::1", 9, tls=False)
+    assert parse_broker_mode("mqtts://broker.example") == BrokerPlace("broker.example", 8883, True)
+    assert parse_broker_mode("mqtts://[fd00::1]:9") == BrokerPlace("fd00::1", 9, tls=True)
+    assert parse_broker_mode("embedded") is None
