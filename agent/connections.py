@@ -23,6 +23,11 @@ class Connections:
     metadata: GrpcMetadataSource
     keeper: "IdentityKeeper | None" = None
 
+    @property
+    def not_before_s(self) -> float:
+        """When the certificate in use begins, seconds since the epoch: a time that has passed; 0 without one."""
+        return 0.0 if self.keeper is None else self.keeper.not_before_s
+
     async def close(self) -> None:
         self.metadata.close()
         await self.channel.close()

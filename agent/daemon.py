@@ -145,7 +145,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
     device = config.device
     boot_id = secrets.token_hex(8)
     clock = SystemClock()
-    refresher = TrustRefresher(_read_root(config), known_past=lambda: BUILT_S)
+    root = _read_root(config)
     async with AsyncExitStack() as stack:
         spool = SqliteSpool(
             paths.spool,
@@ -167,6 +167,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         connections = connect(config)
         stack.push_async_callback(connections.close)
         channel, metadata = connections.channel, connections.metadata
+        refresher = TrustRefresher(root, known_past=lambda: max(BUILT_S, connections.not_before_s))
         ports = SupervisorPorts(
             clock=clock,
             links=_links(config, GrpcLink(channel, config.fleet.grpc, device.id), boot_id),

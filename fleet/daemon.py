@@ -47,6 +47,7 @@ from fleet.monitor.ingest import Ingest, IngestLimits
 from fleet.monitor.retention import Pruner, Retention
 from fleet.operators.desk import Operators
 from fleet.operators.folder import local_token
+from fleet.registry.device_keys import EnrolledKeys
 from fleet.registry.devices import set_all_offline
 from fleet.registry.identities import Identities, IdentityPolicy
 from fleet.repository import Repository
@@ -178,6 +179,18 @@ class FleetManager:
             self.store.close()
             raise
 
+    def _broker_identities(self) -> BrokerIdentities | None:
+        """None where the broker is on this machine and takes whoever comes. Raises ConfigError."""
+        place = parse_broker_mode(self.config.broker.mode)
+        if place is None or not place.tls:
+            return None
+        fleet = self.config.fleet.name
+        ours = ManagerCredentials(self.home.pki, fleet)
+        ours.load()  # what is missing is said at the start
+        if self.identities is None:
+            return BrokerIdentities(ours, NoIdentities())
+        return BrokerIdentities(ours, EnrolledKeys(self.store, fleet, self.identities.now_s))
+
     async def publish(self) -> None:
         """Make the newest signed pack the one that every device gets."""
         async with self._publishing:  # an older pack must not overtake a newer one
@@ -268,7 +281,7 @@ class FleetManager:
             self.config.fleet.name,
             self.feed,
             self.ingest,
-            identities=_identities(self.home, self.config),
+            identities=self._broker_identities(),
         )
         self._background(stack, "broker connection", self.bridge.run())
         try:
@@ -437,16 +450,6 @@ def _make_broker(config: FleetConfig) -> Broker | None:
         return ExternalBroker(external.host, external.port, tls=external.tls)
     listen = parse_listen(config.broker.listen, "[broker] listen")
     return EmbeddedBroker(listen.host, listen.port)
-
-
-def _identities(home: Home, config: FleetConfig) -> BrokerIdentities | None:
-    """None where the broker is on this machine and takes whoever comes. Raises ConfigError."""
-    place = parse_broker_mode(config.broker.mode)
-    if place is None or not place.tls:
-        return None
-    ours = ManagerCredentials(home.pki, config.fleet.name)
-    ours.load()  # what is missing is said at the start
-    return BrokerIdentities(ours, NoIdentities())
 
 
 def _listen(wanted: Listen) -> socket.socket:

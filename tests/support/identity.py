@@ -25,6 +25,7 @@ from fleet.cli.init import make_home
 from fleet.config import EnrolmentConfig, GrpcConfig
 from fleet.daemon import FleetManager, running
 from fleet.home import Home
+from fleet.operators.folder import local_token
 from fleet.registry.identities import Identities
 from fleet.registry.pki import init_pki
 from protos import device_pb2_grpc
@@ -83,8 +84,9 @@ async def secure_fleet(folder: Path, **enrolment: Any) -> AsyncIterator[SecureFl
     )
     async with running(home, config) as manager:
         assert manager.addresses is not None
-        base = f"http://{manager.addresses.http}"
-        async with httpx.AsyncClient(base_url=base, timeout=90) as http:
+        base = manager.addresses.api
+        headers = {"Authorization": f"Bearer {local_token(home)}"}
+        async with httpx.AsyncClient(base_url=base, timeout=90, headers=headers) as http:
             yield SecureFleet(manager, http)
 
 
