@@ -164,6 +164,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         # Before anything of gRPC begins in this process: a child is never forked from beside its threads.
         await server.start()
         log.info("models answer on %s", ", ".join(_served_on(config, server)))
+        _say_if_not_confined(config, server)
         connections = connect(config)
         stack.push_async_callback(connections.close)
         channel, metadata = connections.channel, connections.metadata
@@ -227,6 +228,16 @@ def _model_server(
         ),
         reads_only=(paths.slots, paths.measured) if config.serving.confine else (),
     )
+
+
+def _say_if_not_confined(config: AgentConfig, server: ProcessModelServer) -> None:
+    parts = {"files_confined": "files", "calls_confined": "system calls"}
+    missing = [part for name, part in parts.items() if not server.confined.get(name)]
+    if config.serving.confine and missing:
+        log.warning(
+            "this kernel cannot confine the model server's %s; 'fleet-agent doctor' says more",
+            " and ".join(missing),
+        )
 
 
 def _served_on(config: AgentConfig, server: ProcessModelServer) -> list[str]:

@@ -119,14 +119,23 @@ def drop_privileges(keep: frozenset[int] = frozenset()) -> bool:
             _PR_CAPBSET_DROP, capability, 0, 0, 0
         )  # refused to who has none: nothing to drop
     libc.prctl(_PR_CAP_AMBIENT, _CLEAR_AMBIENT, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    held = (ctypes.c_uint32 * 6)()
-    if libc.capget(header, held) != 0:
-        return False
     kept = sum(1 << capability for capability in keep)
+    held = _capabilities(libc)
     # effective, permitted and inheritable of the low 32 capabilities, then of the high ones
     left = (ctypes.c_uint32 * 6)(held[0] & kept, held[1] & kept, 0, 0, 0, 0)
-    return bool(libc.capset(header, left) == 0)
+    libc.capset(_capability_header(), left)
+    return not any(now & ~allowed for now, allowed in zip(_capabilities(libc), left, strict=True))
+
+
+def _capability_header() -> "ctypes.Array[ctypes.c_uint32]":
+    return (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+
+
+def _capabilities(libc: ctypes.CDLL) -> "ctypes.Array[ctypes.c_uint32]":
+    """What this thread holds; everything, where the system does not say."""
+    held = (ctypes.c_uint32 * 6)(*[0xFFFFFFFF] * 6)
+    libc.capget(_capability_header(), held)
+    return held
 
 
 def _keep_own_entry() -> None:

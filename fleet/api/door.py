@@ -60,9 +60,9 @@ class Door:
             if rule is not None:
                 call.caller.require(rule.role, f"`{rule.operation}`")
         except (UnauthenticatedError, ForbiddenError, TooManyError) as error:
-            await self._refuse(call, rule, error)(scope, receive, send)
             if _is_worth_a_line(scope, rule, error):
                 await self._operators.note_refused(call.entry(REFUSED, str(error)))
+            await self._refuse(call, rule, error)(scope, receive, send)
             return
         if rule is None:
             await _not_here(method, path)(scope, receive, send)

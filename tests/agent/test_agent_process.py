@@ -246,6 +246,7 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path):
             "fleet manager",
             "broker",
             "onnxruntime",
+            "confinement",
             "slots",
         } <= checks
 

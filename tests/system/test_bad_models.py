@@ -22,6 +22,7 @@ from tests.support.bad_models import (
     hoarding_model,
     nan_when_triggered,
 )
+from tests.support.bombs import folded_memory
 from tests.support.daemon import wait_until
 from tests.support.fleet import Device, FleetHost
 from tests.support.hammer import Hammer
@@ -204,6 +205,20 @@ def test_a_model_that_eats_memory(fleet_host: FleetHost, device: Device, folder:
         bad(hungry_model(96 * MIB)),
         code="trial_memory",
         says="allowed are 64.0 MiB",
+    )
+
+
+def test_a_model_that_explodes_while_it_is_loaded(
+    fleet_host: FleetHost, device: Device, folder: Path
+) -> None:
+    """Sixteen gigabytes of constants, from a file of two hundred bytes."""
+    assert_refused(
+        fleet_host,
+        device,
+        folder,
+        bad(folded_memory()),
+        code="trial_memory",
+        says="more memory than the 64.0 MiB allowed",
     )
 
 

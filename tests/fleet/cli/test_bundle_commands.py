@@ -57,9 +57,12 @@ def test_build_inspect_and_verify(host: FleetHost, tmp_path: Path) -> None:
     table = shown(host, "inspect", out)
     for text in ("model.onnx", "FP32", "any × 4", "-100 … 100", "small", "latency_ms"):
         assert text in table
+    assert inspected["refusal"] == ""
+    assert "refuses" not in table
     assert said(host, "verify", out)["measures"]["golden_cases"] == 1
 
     (tmp_path / "out" / "model.onnx").write_bytes(b"other")
+    assert "Every device refuses it: model.onnx is not an ONNX model" in shown(host, "inspect", out)
     refused = said(host, "verify", out, code=3)
     assert "'model.onnx' has 5 bytes, the manifest says" in refused["message"]
     refused = said(host, "publish", out, code=3)
