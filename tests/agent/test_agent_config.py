@@ -146,3 +146,11 @@ def test_rest_may_be_off_and_sockets_may_be_on(tmp_path):
 )
 def test_addresses(text, expected):
     assert parse_address(text, "x") == expected
+
+
+def test_the_fleet_manager_may_be_elsewhere_once_certificates_are_shown(tmp_path):
+    elsewhere = GOOD.replace("[fleet]\n", '[fleet]\ngrpc = "fleet.example.com:8471"\n')
+    with pytest.raises(ConfigError, match=r"Elsewhere the device needs a certificate: run"):
+        load(tmp_path, elsewhere)
+    config = load(tmp_path, elsewhere.replace("[fleet]\n", "[fleet]\ntls = true\n"))
+    assert config.fleet.grpc == "fleet.example.com:8471"

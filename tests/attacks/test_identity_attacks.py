@@ -52,7 +52,7 @@ async def test_a_cloned_device_raises_the_alarm_and_is_quarantined(tmp_path: Pat
         identity = await fleet.identity()
         assert identity["standing"] == "quarantined"
         assert identity["events"][0]["event"] == "cloned"
-        with pytest.raises(EnrolmentRefusedError, match="is quarantined .*accept or revoke it"):
+        with pytest.raises(EnrolmentRefusedError, match=r"is quarantined .*accept or revoke it"):
             await device.speak()
         assert (
             device.store.open_identity() is not None
