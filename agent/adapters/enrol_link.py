@@ -152,6 +152,7 @@ class Renewals:
 
     def __init__(self, channel: Any, address: str, lapsed: EnrolLink | None) -> None:
         """``lapsed`` None: where this device enrolled is not known."""
+        self.channel = channel
         self._address = address
         self._lapsed = lapsed
         self._enrol: Any = enrol_pb2_grpc.EnrolServiceStub(channel)  # type: ignore[no-untyped-call]

@@ -204,11 +204,11 @@ class Identities:
     # --- upkeep -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep the CRL and the servers' certificates fresh until cancelled."""
-        kept_s = -DAY_S
+        """Keep the CRL and the servers' certificates fresh until cancelled; ``keep_fresh`` comes before."""
+        kept_s = time.monotonic()
         while True:
             try:
-                if time.monotonic() - kept_s >= DAY_S or kept_s < 0:
+                if time.monotonic() - kept_s >= DAY_S:
                     kept_s = time.monotonic()
                     await self.keep_fresh()
                 elif self._is_stale:

@@ -161,3 +161,11 @@ def test_addresses(text, expected):
 )
 def test_a_broker_elsewhere(text, host):
     assert parse_broker(text, "x") == BrokerAddress(host, 8883, tls=True)
+
+
+def test_the_fleet_manager_may_be_elsewhere_once_certificates_are_shown(tmp_path):
+    elsewhere = GOOD.replace("[fleet]\n", '[fleet]\ngrpc = "fleet.example.com:8471"\n')
+    with pytest.raises(ConfigError, match=r"Elsewhere the device needs a certificate: run"):
+        load(tmp_path, elsewhere)
+    config = load(tmp_path, elsewhere.replace("[fleet]\n", "[fleet]\ntls = true\n"))
+    assert config.fleet.grpc == "fleet.example.com:8471"

@@ -93,3 +93,16 @@ def test_addresses() -> None:
     assert parse_broker_mode("mqtts://broker.example") == BrokerPlace("broker.example", 8883, True)
     assert parse_broker_mode("mqtts://[fd00::1]:9") == BrokerPlace("fd00::1", 9, tls=True)
     assert parse_broker_mode("embedded") is None
+
+
+def test_devices_may_come_from_anywhere_once_they_show_certificates() -> None:
+    listen = "[grpc]\nlisten = '0.0.0.0:8471'\n"
+    with pytest.raises(ConfigError, match=r"run `fleet tls init`, then set \[grpc\] tls = true"):
+        parse_config(listen)
+    assert parse_config(listen + "tls = true\n").grpc.listen == "0.0.0.0:8471"
+    with pytest.raises(ConfigError, match=r"\[http\] listen = '0.0.0.0:8470' is not a loopback"):
+        parse_config(listen + "tls = true\n[http]\nlisten = '0.0.0.0:8470'\n")
+    with pytest.raises(ConfigError, match=r"\[enrolment\] accept = 'never' must be one of"):
+        parse_config("[enrolment]\naccept = 'never'\n")
+    with pytest.raises(ConfigError, match=r"\[tls\] names has 'a b'"):
+        parse_config("[tls]\nnames = ['a b']\n")

@@ -13,9 +13,11 @@ import grpc
 import pytest
 from cryptography import x509
 
+from agent.adapters.clock import SystemClock
 from agent.adapters.tls_channel import TlsMaterial
 from agent.errors import LinkError
-from agent.identity.certificate import parse_key, request, sign
+from agent.identity import IdentityInUse, IdentityKeeper
+from agent.identity.certificate import parse_key, public_der, request, sign
 from agent.identity.errors import EnrolmentRefusedError
 from fleet.registry.pki import init_pki
 from protos import device_pb2, enrol_pb2, enrol_pb2_grpc
@@ -127,8 +129,6 @@ async def test_requests_that_are_not_what_they_should_be(tmp_path: Path) -> None
     async with secure_fleet(tmp_path) as fleet:
         device = EnrollingDevice(fleet, tmp_path / "cam-1")
         identity, key = device.store.identity_key(), device.store.next_key()
-        from agent.identity.certificate import public_der
-
         csr = request(key, "another-name-which-is-ignored")
         der, proof = public_der(identity), sign(identity, enrol_message("cam-1", csr))
         good = {
@@ -331,3 +331,35 @@ async def test_a_renewed_server_certificate_is_shown_to_who_connects_next(tmp_pa
         names = await asyncio.to_thread(shown_names, fleet.enrolment)
         assert names == {"localhost", "fleet.example.com"}
         await device.speak()
+
+
+async def test_calls_under_way_survive_a_renewal_and_later_ones_use_it(tmp_path: Path) -> None:
+    async with secure_fleet(tmp_path) as fleet, device_of(fleet, tmp_path) as device:
+        stub, channel = fleet.stub(device.material)
+        watch = stub.Watch(device_pb2.WatchRequest(device_id="cam-1"))
+        await watch.read()
+        renewed = await device.renew()
+        await channel.renew(device.material)
+        await stub.Hello(device_pb2.HelloRequest(device_id="cam-1"))
+        assert (await fleet.identity())["certificate"]["serial"] == renewed.serial
+        fleet.manager.feed.set(b"another pack")
+        assert (await watch.read()).pack == b"another pack"
+        watch.cancel()
+        await channel.close()
+
+
+async def test_a_device_that_was_off_for_too_long_mends_itself(tmp_path: Path) -> None:
+    async with secure_fleet(tmp_path) as fleet:
+        fleet.identities.now_s = lambda: time.time() - 8 * DAY_S
+        async with device_of(fleet, tmp_path, enrolled=False) as device:
+            await device.enrol(await fleet.token())
+            fleet.identities.now_s = time.time
+            lapsed, renewals = device.identity, device.renewals()
+
+            async def changed(_renewed: IdentityInUse) -> None:
+                await renewals.channel.renew(device.material)
+
+            keeper = IdentityKeeper(device.store, lapsed, renewals, SystemClock(), changed)
+            assert await keeper.step() == 0.0
+            assert keeper.identity.certificate.serial != lapsed.certificate.serial
+            assert (await fleet.identity())["certificate"]["state"] == "current"
