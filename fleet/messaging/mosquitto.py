@@ -53,7 +53,7 @@ persistent_client_expiration 1d
 
 # The newest pack is retained; it survives a restart of the broker. Seconds between two writes.
 persistence true
-persistence_location {folder}/data/
+persistence_location {folder}/data
 autosave_interval 60
 
 log_dest stderr
