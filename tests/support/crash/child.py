@@ -1,7 +1,8 @@
-"""The child under the recorder: ``record PLAY FOLDER LOG`` or ``fail PLAY FOLDER ERROR once|stays``.
+"""The child under the recorder: ``record PLAY FOLDER LOG`` or ``fail PLAY,PLAY FOLDER ERROR once|stays``.
 
 ``fail`` plays in this process over and over, with the first, the second ... operation failing, and prints one line for
-each time something was wrong afterwards; at the end the number of operations, and of those whose failure was told.
+each time something was wrong afterwards; at the end of each play its name, the number of its operations, and of those
+whose failure was told.
 """
 
 import logging
@@ -23,7 +24,6 @@ def record(play: str, folder: Path, log: Path) -> None:
 
 def fail(play: str, folder: Path, error: int, *, stays: bool) -> tuple[int, int]:
     """How many operations the play has, and how many failures the store told of."""
-    recorder.begin(folder, None)
     told = 0
     for at in range(1, MOST_CALLS):
         shutil.rmtree(folder)
@@ -35,7 +35,7 @@ def fail(play: str, folder: Path, error: int, *, stays: bool) -> tuple[int, int]
         except AgentError:
             told += 1  # what a store may say of a failing disk
         except Exception as other:  # noqa: BLE001 -- whatever else it says is what is looked for
-            print(f"{at}: {type(other).__name__}: {other}")
+            print(f"wrong at {play} {at}: {type(other).__name__}: {other}")
         reached = recorder.calls() >= at
         recorder.failing(0, 0, stays=False)
         if not reached:
@@ -44,7 +44,7 @@ def fail(play: str, folder: Path, error: int, *, stays: bool) -> tuple[int, int]
             PLAYS[play].check(folder, said)
             PLAYS[play].run(folder, lambda _: None)
         except Exception as wrong:  # noqa: BLE001 -- the same
-            print(f"{at}, afterwards: {type(wrong).__name__}: {wrong}")
+            print(f"wrong after {play} {at}: {type(wrong).__name__}: {wrong}")
     raise AssertionError("the play has no end")
 
 
@@ -54,7 +54,9 @@ def main(arguments: list[str]) -> None:
     if command == "record":
         record(play, folder, Path(arguments[3]))
     else:
-        print(*fail(play, folder, int(arguments[3]), stays=arguments[4] == "stays"))
+        recorder.begin(folder, None)
+        for one in play.split(","):
+            print(one, *fail(one, folder, int(arguments[3]), stays=arguments[4] == "stays"))
 
 
 if __name__ == "__main__":
