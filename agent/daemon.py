@@ -161,7 +161,6 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         # Before anything of gRPC begins in this process: a child is never forked from beside its threads.
         await server.start()
         log.info("models answer on %s", ", ".join(_served_on(config, server)))
-        _say_if_not_confined(config, server)
         channel = grpc_channel(config.fleet.grpc)
         stack.push_async_callback(channel.close)
         metadata = GrpcMetadataSource(config.fleet.grpc)
@@ -268,6 +267,7 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
     notifier = Notifier()
     with StateLock(config.device.state_dir):
         async with _composed(config) as running:
+            _say_if_not_confined(config, running.server)
             work = asyncio.create_task(running.supervisor.run(running.updater))
             said = asyncio.create_task(_speak(notifier, running))
             small = asyncio.create_task(_keep_small(running, config.health.rest_s))
