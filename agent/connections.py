@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.adapters.grpc_link import GrpcLimits, GrpcMetadataSource, grpc_channel
+from agent.built import BUILT_S
 from agent.config import AgentConfig
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ class Connections:
     metadata: GrpcMetadataSource
     keeper: "IdentityKeeper | None" = None
 
-    @property
-    def not_before_s(self) -> float:
-        """When the certificate in use begins, seconds since the epoch: a time that has passed; 0 without one."""
-        return 0.0 if self.keeper is None else self.keeper.not_before_s
+    def known_past_s(self) -> float:
+        """A time that has passed, whatever the clock says: when this agent was built, and its certificate began.
+        Seconds since the epoch."""
+        return BUILT_S if self.keeper is None else max(BUILT_S, self.keeper.not_before_s)
 
     async def close(self) -> None:
         self.metadata.close()

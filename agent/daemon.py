@@ -37,7 +37,6 @@ from agent.adapters.systemd import Notifier
 from agent.adapters.trial import ProcessTrial, TrialKeeping, TrialLimits
 from agent.adapters.trust_store import SqliteTrustStore
 from agent.at_rest import keep_small
-from agent.built import BUILT_S
 from agent.config import AgentConfig, load_config, parse_broker
 from agent.connections import Connections, connect
 from agent.errors import AgentError, ConfigError
@@ -164,11 +163,10 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         # Before anything of gRPC begins in this process: a child is never forked from beside its threads.
         await server.start()
         log.info("models answer on %s", ", ".join(_served_on(config, server)))
-        _say_if_not_confined(config, server)
         connections = connect(config)
         stack.push_async_callback(connections.close)
         channel, metadata = connections.channel, connections.metadata
-        refresher = TrustRefresher(root, known_past=lambda: max(BUILT_S, connections.not_before_s))
+        refresher = TrustRefresher(root, known_past=connections.known_past_s)
         ports = SupervisorPorts(
             clock=clock,
             links=_links(config, GrpcLink(channel, config.fleet.grpc, device.id), boot_id),
@@ -278,6 +276,7 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event) -> None:
     notifier = Notifier()
     with StateLock(config.device.state_dir):
         async with _composed(config) as running:
+            _say_if_not_confined(config, running.server)
             work = asyncio.create_task(running.supervisor.run(running.updater))
             said = asyncio.create_task(_speak(notifier, running))
             small = asyncio.create_task(_keep_small(running, config.health.rest_s))

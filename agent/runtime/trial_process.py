@@ -43,7 +43,7 @@ class TrialLimits:
     wall_s: float = 180.0
     """From start to result; the trial runs at the lowest priority, so a busy device needs
     patience."""
-    gives_way_s: float = 60.0
+    gives_way_s: float = 2.0
     """From the start on; afterwards its session shares the processors evenly, at the lowest priority within it."""
     cpu_s: int = 120
     """Processor time of the whole child."""

@@ -32,6 +32,7 @@ from fleet.repository.files import write_durable
 from fleet.store.engine import Store
 from fleet.store.writer import Writer
 from protos.identity import NAME, DeviceName, Token, enrol_message, lapsed_message
+from protos.topics import MANAGER
 
 __all__ = ["Identities", "IdentityPolicy"]
 
@@ -279,6 +280,10 @@ class Identities:
                 raise RequestError(
                     f"device {what} {text[:80]!r} is not allowed: use 1 to 40 of a-z, 0-9 and '-'"
                 )
+        if device_id == MANAGER:
+            raise RequestError(
+                f"device id {MANAGER!r} is not allowed: it is the fleet manager's own name at a broker"
+            )
         return DeviceName(self._fleet, device_class, device_id)
 
 

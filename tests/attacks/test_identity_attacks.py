@@ -157,3 +157,13 @@ def test_an_answer_with_another_devices_certificate_changes_nothing(tmp_path: Pa
     with pytest.raises(EnrolmentRefusedError, match="this is cam-1 of class camera"):
         store.install(signed(DeviceName("lab", "camera", "cam-2")), "cam-1", "camera")
     assert store.open_identity() == before
+
+
+async def test_a_device_by_the_name_of_the_fleet_manager(tmp_path: Path) -> None:
+    """At a broker it would be the fleet manager: it could write packs and sign acknowledgements."""
+    async with secure_fleet(tmp_path) as fleet:
+        answer = await fleet.http.post(
+            "/v1/devices/fleet-manager/token", json={"device_class": "camera"}
+        )
+        assert answer.status_code == 400
+        assert "it is the fleet manager's own name at a broker" in answer.json()["message"]
