@@ -165,5 +165,5 @@ async def test_a_device_by_the_name_of_the_fleet_manager(tmp_path: Path) -> None
         answer = await fleet.http.post(
             "/v1/devices/fleet-manager/token", json={"device_class": "camera"}
         )
-        assert answer.status_code == 400
+        assert answer.status_code == 422
         assert "it is the fleet manager's own name at a broker" in answer.json()["message"]
