@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 
+from agent.runtime.verdict import clean_text
 from agent.trust.reading import FLEET_FIELD
 from fleet.errors import RequestError
 from fleet.repository.roles import expiry, validity_s
@@ -39,6 +40,7 @@ __all__ = [
 
 FORMAT: Final = "muster-signing-request/1"
 MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
+FLEET_CHARS: Final = 80
 MAX_ROOTS: Final = 65
 """As many as a device follows in one refresh, and the one it has."""
 LIFE_S: Final = 14 * 86_400.0
@@ -68,8 +70,9 @@ class Chain:
 
     @property
     def fleet(self) -> str:
-        """The name of the fleet."""
-        return str(self.roots[-1].signed.unrecognized_fields.get(FLEET_FIELD, ""))
+        """The name of the fleet, as one printable line."""
+        name = self.roots[-1].signed.unrecognized_fields.get(FLEET_FIELD, "")
+        return clean_text(str(name), FLEET_CHARS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from tuf.api.metadata import Key, Metadata, Root, Targets
 
 from agent.bundle import parse_manifest
 from agent.bundle.errors import ManifestError
+from agent.runtime.verdict import clean_text
 from agent.trust.release import BUNDLE_PREFIX
 from fleet.errors import ConflictError, RefusedError, RequestError
 from fleet.repository.acceptance import check_paths, require_fresh, require_kind
@@ -275,13 +276,13 @@ def _check_manifests(request: SigningRequest) -> None:
         try:
             described = parse_manifest(raw).path
         except ManifestError as error:
-            raise RefusedError(f"the manifest of {path[:200]} cannot be read: {error}") from error
+            raise RefusedError(f"the manifest of {path[:200]!r} cannot be read: {error}") from error
         if described != path:
             raise _altered(f"the manifest of {path} in it describes {described}")
 
 
 def _altered(how: str) -> RefusedError:
     return RefusedError(
-        f"this signing request does not hold together: {how}. It was damaged or altered on its way: "
+        f"this signing request does not hold together: {clean_text(how)}. It was damaged or altered on its way: "
         "ask for a new one"
     )
