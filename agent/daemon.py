@@ -142,7 +142,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
     device = config.device
     boot_id = secrets.token_hex(8)
     clock = SystemClock()
-    refresher = TrustRefresher(_read_root(config))
+    refresher = TrustRefresher(_read_root(config), device_class=device.device_class)
     async with AsyncExitStack() as stack:
         spool = SqliteSpool(
             paths.spool,

@@ -35,6 +35,7 @@ from fleet.monitor.ingest import Ingest, IngestLimits
 from fleet.monitor.retention import Pruner, Retention
 from fleet.registry.devices import set_all_offline
 from fleet.repository import Repository
+from fleet.repository.keys import offline_folder
 from fleet.rollout.check_runner import CheckRunner
 from fleet.rollout.executor import Executor, ExecutorLimits
 from fleet.store.engine import Store, open_store
@@ -159,6 +160,13 @@ class FleetManager:
         restored = await asyncio.to_thread(restore_bundle_rows, self.services)
         if restored:
             _LOG.warning("%d published bundles were missing in the database: added", restored)
+        left = self.repository.offline_keys()
+        if left:
+            _LOG.warning(
+                "%d offline keys still lie in %s (%s, ...): whoever gets hold of this machine gets them too. "
+                "Move each to its holder's medium",
+                len(left), offline_folder(self.home.path), left[0],
+            )  # fmt: skip
         await self._renew()
         await self.executor.reconcile()
         await self.publish()
@@ -273,8 +281,8 @@ class FleetManager:
         for role, left_s in self.repository.expiring(now_s, EXPIRY_WARNING_S).items():
             _LOG.warning(
                 "the %s metadata expires in %.1f days: devices then accept nothing new. Sign it "
-                "again with its key",
-                role, left_s / DAY_S,
+                "again: fleet key request %s",
+                role, left_s / DAY_S, role,
             )  # fmt: skip
         return changed
 

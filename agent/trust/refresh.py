@@ -32,6 +32,7 @@ from agent.trust.limits import TrustLimits
 from agent.trust.pack import METADATA_NAME, open_pack
 from agent.trust.reading import releases
 from agent.trust.refusals import CLIENT_ERRORS, refusal_of
+from agent.trust.release import BUNDLE_PREFIX, bundle_path
 from agent.trust.scratch import fill, read_back, scratch_folder
 from agent.trust.state import TrustState
 
@@ -51,7 +52,7 @@ _LATEST_S: Final = (
 
 # Asking for one path of each kind makes the client load and verify the roles that answer for them;
 # releases come first, so that no directive is taken over without the releases it may name.
-_PROBES: Final = ("bundles/-/-", "rollouts/-")
+_PROBES: Final = ("rollouts/-",)
 _KEPT_ON_REFUSAL: Final = ("timestamp.json", "snapshot.json")
 
 
@@ -62,11 +63,19 @@ class TrustRefresher:
         bootstrap_root: the fleet's root metadata as it was put on the device; all trust starts
             there.
         limits: sizes beyond which nothing is read.
+        device_class: whose releases are read: the role that speaks for this class, and no other. None reads those
+            of every class, for a reader that stands for devices of several.
     """
 
-    def __init__(self, bootstrap_root: bytes, limits: TrustLimits | None = None) -> None:
+    def __init__(
+        self,
+        bootstrap_root: bytes,
+        limits: TrustLimits | None = None,
+        device_class: str | None = None,
+    ) -> None:
         self._bootstrap_root = bootstrap_root
         self._limits = limits or TrustLimits()
+        self._device_class = device_class
 
     def refresh(
         self, state: TrustState, source: "MetadataSource", pack: bytes | None, now_s: float
@@ -126,7 +135,7 @@ class TrustRefresher:
             updater = None
             try:
                 updater = self._client(folder, source, offered, state.trusted_now_s(now_s))
-                for path in _PROBES:
+                for path in (*self._release_probes(updater), *_PROBES):
                     updater.get_targetinfo(path)
             except CLIENT_ERRORS as error:
                 refusal = refusal_of(error, state, now_s)
@@ -137,6 +146,20 @@ class TrustRefresher:
         refreshed = replace(state, files=files)
         refreshed = _with_floor(refreshed, (_newest_root(refreshed), *_roles(files)))
         return refreshed.with_floors_raised(releases(refreshed).values())
+
+    def _release_probes(self, updater: Updater) -> Iterator[str]:
+        """A path for each release role that is to be read."""
+        if self._device_class is not None:
+            yield bundle_path(self._device_class, "-", "-")
+            return
+        updater.refresh()
+        delegations = updater._trusted_set.targets.delegations
+        for role in ((delegations and delegations.roles) or {}).values():
+            yield from (
+                path.replace("*", "-")
+                for path in role.paths or ()
+                if path.startswith(BUNDLE_PREFIX)
+            )
 
     def _client(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from sqlalchemy import func, select
 
-from fleet.api import bundles, devices, problems, rollouts, webhooks
+from fleet.api import bundles, devices, problems, roles, rollouts, webhooks
 from fleet.api.guard import Guard
 from fleet.api.models import Problem, Status
 from fleet.api.services import Services
@@ -34,6 +34,7 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     app.include_router(devices.router)
     app.include_router(bundles.router)
+    app.include_router(roles.router)
     app.include_router(rollouts.router)
     app.include_router(webhooks.router)
     app.add_api_route("/v1/status", _status, methods=["GET"], response_model=Status)
@@ -69,6 +70,7 @@ def _status(request: Request) -> Status:
         pack_bytes=len(services.feed.pack),
         broker=dict(services.broker()),
         ingest=_counted(services.ingest.counters),
+        offline_keys=list(services.repository.offline_keys()),
         webhooks=_told(told),
     )
 
