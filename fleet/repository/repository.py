@@ -20,18 +20,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
 from agent.trust import BundleRelease, Directive
 from agent.trust.pack import METADATA_NAME
 from agent.trust.refresh import SIGNED_AT_FIELD
 from fleet.errors import ConfigError, ConflictError, RefusedError, ServerError
+from fleet.repository.adoption import Adoption, finish_adoption, plan_adoption, staged_timestamp
 from fleet.repository.create import metadata_folder
 from fleet.repository.files import write_durable
 from fleet.repository.generation import Generation, SignedFile, pack_of, read_generation
-from fleet.repository.keys import key_path, load_key
+from fleet.repository.keyring import OnlineKeys
+from fleet.repository.keys import key_path
 from fleet.repository.release import parse_release_role, read_entries
 from fleet.repository.roles import VALIDITY, expiry, file_name, needs_renewal, to_bytes
 from fleet.repository.rules import (
@@ -42,6 +44,7 @@ from fleet.repository.rules import (
     next_rollout,
     timestamp_validity_s,
 )
+from fleet.repository.signers import add_signature
 
 __all__ = ["Repository"]
 
@@ -57,18 +60,26 @@ class Repository:
         manifest: gives a manifest's bytes by its digest, None when there is none; by default the
         fleet folder's own
             artifacts are asked.
+        online: where the keys of rollout, snapshot and timestamp lie; by default in ``keys/``.
 
     Raises:
         ConfigError: there is no repository in the folder.
         ServerError: there is one, and it is damaged.
     """
 
-    def __init__(self, home: Path, manifest: Callable[[str], bytes | None] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        manifest: Callable[[str], bytes | None] | None = None,
+        online: OnlineKeys | None = None,
+    ) -> None:
         self._home = home
         self._folder = metadata_folder(home)
         self._manifest = manifest or _artifacts_of(home)
         self._lock = threading.Lock()
-        self._keys: dict[str, CryptoSigner] = {}
+        self._online = online or OnlineKeys()
+        self._keys: dict[str, Signer] = {}
+        finish_adoption(self._folder)
         self._generation = read_generation(self._folder)
 
     # --- what is signed ---------------------------------------------------------------------------
@@ -77,6 +88,11 @@ class Repository:
     def version(self) -> int:
         """Version of the timestamp: it goes up with every change."""
         return self._generation.timestamp.version
+
+    @property
+    def generation(self) -> Generation:
+        """Everything that is signed now, as one value."""
+        return self._generation
 
     def metadata(self, name: str) -> bytes | None:
         """A metadata file by the name it is served by; None when there is none.
@@ -150,7 +166,7 @@ class Repository:
             current = self._generation.targets("rollout")
             if current.targets == targets:
                 return False
-            rollout = self._sign("rollout", next_rollout(current, targets, now_s))
+            rollout = self._sign("rollout", next_rollout(current, targets, now_s), self._generation)
             self._commit({"rollout": rollout}, now_s)
             return True
 
@@ -208,7 +224,7 @@ class Repository:
             timestamp = current.timestamp.metadata.signed
             if needs_renewal(rollout, now_s, VALIDITY.rollout_s):
                 renewed = next_rollout(rollout, rollout.targets, now_s)
-                self._commit({"rollout": self._sign("rollout", renewed)}, now_s)
+                self._commit({"rollout": self._sign("rollout", renewed, current)}, now_s)
             elif needs_renewal(current.snapshot_signed, now_s, VALIDITY.snapshot_s):
                 self._commit({}, now_s)
             elif needs_renewal(timestamp, now_s, timestamp_validity_s(rollout)):
@@ -216,6 +232,40 @@ class Repository:
             else:
                 return False
             return True
+
+    def adopt(self, files: Mapping[str, bytes], now_s: float) -> bool:
+        """Take over new versions of root, targets and the roles they change, signed elsewhere.
+
+        The roles whose keys the server has are signed again where theirs have changed.
+
+        Args:
+            files: metadata files by role, all that belong together.
+            now_s: the time, in seconds since the epoch.
+
+        Returns:
+            Whether anything changed, so that the pack must be published.
+
+        Raises:
+            RefusedError: a file is not acceptable, or another has to come with it.
+            ConflictError: a file is not the version after the present one.
+            ConfigError: the new keys of an online role are not here; nothing was changed.
+            ServerError: the disk failed.
+        """
+        with self._lock:
+            adoption = plan_adoption(self._generation, files, now_s)
+            if adoption.is_empty:
+                return False
+            changed = {**adoption.changed, **self._signed_again(adoption, now_s)}
+            self._commit(changed, now_s, adoption.generation)
+            return True
+
+    def _signed_again(self, adoption: Adoption, now_s: float) -> dict[str, SignedFile]:
+        within = adoption.generation
+        again = {}
+        for role in adoption.due:
+            held = within.targets(role)
+            again[role] = self._sign(role, next_rollout(held, held.targets, now_s), within)
+        return again
 
     def _check_release(self, metadata: "Metadata[Targets]", size_bytes: int, now_s: float) -> None:
         if size_bytes > LIMITS.targets_bytes:
@@ -238,9 +288,11 @@ class Repository:
 
     # --- signing and writing ----------------------------------------------------------------------
 
-    def _commit(self, changed: Mapping[str, SignedFile], now_s: float) -> None:
+    def _commit(
+        self, changed: Mapping[str, SignedFile], now_s: float, planned: Generation | None = None
+    ) -> None:
         """Write changed roles, a snapshot that names them and a timestamp that names it."""
-        current = self._generation
+        current = planned or self._generation
         meta = dict(current.snapshot_signed.meta)
         files = {}
         for role, file in changed.items():
@@ -248,7 +300,7 @@ class Repository:
             files[file_name(role, file.version)] = file.content
         version = current.snapshot.version + 1
         expires = expiry(now_s, VALIDITY.snapshot_s)
-        snapshot = self._sign("snapshot", Snapshot(version, expires=expires, meta=meta))
+        snapshot = self._sign("snapshot", Snapshot(version, expires=expires, meta=meta), current)
         files[file_name("snapshot", version)] = snapshot.content
         roles = {**current.roles, **changed}
         self._finish(replace(current, snapshot=snapshot, roles=roles), files, now_s)
@@ -263,22 +315,30 @@ class Repository:
             ),
             unrecognized_fields={SIGNED_AT_FIELD: int(now_s)},
         )
-        complete = replace(planned, timestamp=self._sign("timestamp", timestamp))
+        complete = replace(planned, timestamp=self._sign("timestamp", timestamp, planned))
         check_fits(complete)
         for name, content in files.items():
             write_durable(self._folder / name, content)
+        if len(complete.roots) > len(self._generation.roots):
+            self._write_root(complete)
         write_durable(self._folder / "timestamp.json", complete.timestamp.content)
         self._generation = complete
         self._prune(complete)
 
-    def _sign(self, role: str, signed: Signed) -> SignedFile:
-        if role not in self._keys:
-            self._keys[role] = load_key(key_path(self._home, role))
+    def _write_root(self, complete: Generation) -> None:
+        """From here on the new root counts, so what belongs to it must be there before it."""
+        root = complete.roots[-1]
+        staged = staged_timestamp(self._folder, root.version)
+        write_durable(staged, complete.timestamp.content)
+        write_durable(self._folder / file_name("root", root.version), root.content)
+
+    def _sign(self, role: str, signed: Signed, within: Generation) -> SignedFile:
+        delegator: Root | Targets = within.root if role != "rollout" else within.targets("targets")
+        wanted = delegator.get_delegated_role(role).keyids
+        if role not in self._keys or self._keys[role].public_key.keyid not in wanted:
+            self._keys[role] = self._online.signer(self._home, role, wanted)
         metadata: Metadata[Any] = Metadata(signed)
-        metadata.sign(self._keys[role])
-        delegator = (
-            self._generation.root if role != "rollout" else self._generation.targets("targets")
-        )
+        add_signature(metadata, self._keys[role], f"the {role} key")
         try:
             delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
         except RepositoryError as error:
@@ -290,6 +350,8 @@ class Repository:
 
     def _prune(self, current: Generation) -> None:
         """Remove versions that no refresh under way can still ask for; failing is harmless."""
+        with contextlib.suppress(OSError):
+            staged_timestamp(self._folder, current.root.version).unlink(missing_ok=True)
         newest = {"snapshot": current.snapshot.version}
         newest |= {role: file.version for role, file in current.roles.items()}
         for role, version in newest.items():
