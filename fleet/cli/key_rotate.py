@@ -1,6 +1,7 @@
 """``fleet key rotate``: give a role a new key while devices follow."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def rotate(  # noqa: PLR0913, PLR0917 -- each parameter is an option
             new_key=absolute_uri(new_key),
             revoke=revoke,
             keys=tuple(key or ()),
-            secrets=Secrets(password_file, _ask),
+            secrets=Secrets(password_file, _asking()),
         )
         done = _rotate(Home(home_of(home)), asked)
         if as_json:
@@ -107,6 +108,16 @@ def _next_step(done: ChangedKey, new_key: str) -> str:
     return f"Next: keep {done.key_file} away from this machine; then fleet serve"
 
 
-def _ask(what: str) -> str:
-    answer: str = typer.prompt(f"Enter {what}", hide_input=True, err=True)
-    return answer
+def _asking() -> Callable[[str], str]:
+    """Ask a person, once for each file; for a PIN each time, since tokens have their own."""
+    known: dict[str, str] = {}
+
+    def ask(what: str) -> str:
+        if what not in known:
+            answer: str = typer.prompt(f"Enter {what}", hide_input=True, err=True)
+            if not what.startswith("the password of "):
+                return answer
+            known[what] = answer
+        return known[what]
+
+    return ask

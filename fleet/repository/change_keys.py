@@ -10,7 +10,7 @@ from typing import Final
 
 from securesystemslib.signer import CryptoSigner, Key
 
-from fleet.errors import ConfigError, NotFoundError, RefusedError, RequestError
+from fleet.errors import NotFoundError, RefusedError, RequestError
 from fleet.repository.generation import Generation
 from fleet.repository.keyring import (
     KeyRing,
@@ -24,7 +24,7 @@ from fleet.repository.keys import key_path
 from fleet.repository.proposal import Proposal, propose, sign_proposal
 from fleet.repository.repository import Repository
 from fleet.repository.rotation import ROOT_ROLES, KeyChange, short
-from fleet.repository.signers import Secrets, load_signer, public_key_of
+from fleet.repository.signers import Secrets, is_public, load_signer, public_key_of
 
 __all__ = ["SERVER_ROLES", "ChangedKey", "KeyWish", "change_key", "named_keys"]
 
@@ -93,10 +93,12 @@ def change_key(home: Path, repository: Repository, wish: KeyWish, now_s: float) 
     made: CryptoSigner | None = None
     place = next_path(_place(home, wish.role, ring, lost))
     signers = list(ring.signers.values())
-    if wish.new_key:
-        added = public_key_of(wish.new_key, wish.secrets)
-        if wish.role not in SERVER_ROLES and not _is_public(wish.new_key, wish.secrets):
-            signers.append(load_signer(wish.new_key, wish.secrets))
+    if wish.new_key and is_public(wish.new_key):
+        added = public_key_of(wish.new_key, wish.secrets)  # its holder signs elsewhere
+    elif wish.new_key:
+        given = load_signer(wish.new_key, wish.secrets)
+        added = given.public_key
+        signers.append(given)
     else:
         made = fresh_key(place)
         added = made.public_key
@@ -164,15 +166,6 @@ def _place(home: Path, role: str, ring: KeyRing, lost: str) -> Path:
     if role in SERVER_ROLES:
         return key_path(home, role)
     return home / "keys" / "offline" / f"{role}-for-{short(lost)}.pem"
-
-
-def _is_public(uri: str, secrets: Secrets) -> bool:
-    """Whether a URI names a public key alone, so that its holder has to sign elsewhere."""
-    try:
-        load_signer(uri, secrets)
-    except ConfigError:
-        return True  # it has been read as a public key before
-    return False
 
 
 def _refuse_lacks(proposal: Proposal, ring: KeyRing) -> None:

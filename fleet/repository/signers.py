@@ -43,6 +43,7 @@ __all__ = [
     "Secrets",
     "absolute_uri",
     "add_signature",
+    "is_public",
     "load_signer",
     "public_key_of",
 ]
@@ -129,7 +130,7 @@ def public_key_of(uri: str, secrets: Secrets, base: Path = Path()) -> Key:
     scheme, rest = _split(uri)
     if scheme in _FILE_SCHEMES:
         raw = _read(base / rest, _MAX_KEY_BYTES)
-        if raw.lstrip().startswith(_PUBLIC):
+        if _is_public_pem(raw):
             return _public_of_pem(base / rest, raw)
         return load_signer(uri, secrets, base).public_key
     if scheme == "pkcs11":
@@ -154,6 +155,16 @@ def public_key_of(uri: str, secrets: Secrets, base: Path = Path()) -> Key:
         f"{uri} is no key that can be used: give a file, pkcs11:..., or one of "
         f"{', '.join(sorted(set(SIGNER_FOR_URI_SCHEME) - set(_FILE_SCHEMES)))}"
     )
+
+
+def is_public(uri: str) -> bool:
+    """Whether a URI names a file with a public key alone.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    scheme, rest = _split(uri)
+    return scheme in _FILE_SCHEMES and _is_public_pem(_read(Path(rest), _MAX_KEY_BYTES))
 
 
 def absolute_uri(uri: str) -> str:
@@ -205,6 +216,10 @@ def _signer_of_file(path: Path, secrets: Secrets) -> CryptoSigner:
             f"{path} cannot be used as a private key in PEM PKCS #8: {_reason(error)}. Restore the key from "
             "its backup, or check the password"
         ) from error
+
+
+def _is_public_pem(raw: bytes) -> bool:
+    return raw.lstrip().startswith(_PUBLIC)
 
 
 def _public_of_pem(path: Path, raw: bytes) -> Key:

@@ -262,6 +262,21 @@ def test_fast_forward_with_the_snapshot_and_timestamp_keys(
     assert fleet.repository.version < 100
 
 
+def test_fast_forward_with_the_timestamp_key_alone(fleet: SignedFleet, device: Reader) -> None:
+    bundle = fleet.publish()
+    fleet.direct(directive_for(bundle))
+    files = open_pack(fleet.repository.pack(), TrustLimits())
+    timestamp = Metadata.from_bytes(files["timestamp.json"]).signed
+    timestamp.version = 2**31
+    pack = encode_pack({**files, "timestamp.json": fleet.signed_by("timestamp", timestamp)})
+    device.refresh(fleet.offered(), pack, fleet.now_s)
+    fleet.direct(directive_for(bundle, halt=True))
+    assert type(refused(device, fleet.offered(), None, fleet.now_s)) is RollbackError
+    rotate(fleet, "timestamp")
+    device.refresh(fleet.offered(), None, fleet.now_s)
+    assert directives(device.state)[0].halt
+
+
 def test_fast_forward_pack_again_after_the_keys_were_replaced(
     fleet: SignedFleet, device: Reader
 ) -> None:

@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from securesystemslib.signer import CryptoSigner
 from typer.testing import CliRunner, Result
 
@@ -79,6 +86,31 @@ def test_a_key_that_was_made_elsewhere(home: Home, tmp_path: Path) -> None:
     home.config.write_text(config.replace('rollout = ""', f'rollout = "file:{key}"', 1))
     assert run(home, "targets").exit_code == 0
     assert run(home, "rollout").exit_code == 0
+
+
+def test_the_holder_of_an_encrypted_key_is_asked_once(home: Home, tmp_path: Path) -> None:
+    place = home.path / "keys" / "root.pem"
+    private = load_pem_private_key(place.read_bytes(), None)
+    away = tmp_path / "root.pem"
+    away.write_bytes(
+        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"sesame"))
+    )
+    place.unlink()
+    arguments = ["timestamp", "--key", str(away), "--home", str(home.path)]
+    wrong = CliRunner().invoke(app, arguments, input="nonsense\n", env={"MUSTER_KEY_PASSWORD": ""})
+    assert wrong.exit_code == 2
+    done = CliRunner().invoke(app, arguments, input="sesame\n", env={"MUSTER_KEY_PASSWORD": ""})
+    assert done.exit_code == 0, done.output
+    assert "sesame" not in done.output
+
+
+def test_a_public_key_whose_holder_has_to_sign(home: Home, tmp_path: Path) -> None:
+    public = load_pem_private_key(CryptoSigner.generate_ed25519().private_bytes, None).public_key()
+    path = tmp_path / "holder.pub.pem"
+    path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    result = run(home, "root", "--new-key", str(path))
+    assert result.exit_code == 3
+    assert "root: 1 signature more by keys of the next root" in said(result)
 
 
 def test_what_is_refused(home: Home, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
+import fleet.repository.change_keys as change_keys_module
 import fleet.repository.repository as repository_module
 from agent.trust.reading import directives
 from fleet.errors import ConfigError, ConflictError, NotFoundError, RefusedError, RequestError
 from fleet.repository import Repository, key_path
 from fleet.repository.change_keys import KeyWish, change_key, named_keys
 from fleet.repository.files import write_durable
-from fleet.repository.keyring import next_path
+from fleet.repository.keyring import next_path, put_in_place, store_key
 from fleet.repository.proposal import propose, sign_proposal
 from fleet.repository.roles import to_bytes
 from fleet.repository.rotation import (
@@ -335,3 +336,40 @@ def test_a_crash_while_keys_change(
     device.refresh(fleet.offered(), fleet.repository.pack(), fleet.now_s)
     assert not directives(device.state)[0].halt
     assert not list((fleet.home / "repository" / "metadata").glob("timestamp.of*"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_crash_before_the_new_key_has_its_place(
+    fleet: SignedFleet, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """The metadata names the new key and its file is still called the next one: it is found."""
+    bundle = fleet.publish()
+    calls = 0
+
+    def cut(home: Path, named: frozenset[str]) -> list[Path]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise PowerCutError
+        return put_in_place(home, named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(change_keys_module, "put_in_place", cut)
+        with pytest.raises(PowerCutError):
+            rotate(fleet, role)
+    place = key_path(fleet.home, role)
+    assert next_path(place).exists()
+    fleet.reopen()
+    fleet.direct(directive_for(bundle))
+    first = fleet.key(role).public_key.keyid
+    rotate(fleet, role)
+    assert not next_path(place).exists()
+    assert fleet.key(role).public_key.keyid != first
+    fleet.direct(directive_for(bundle, halt=True))
+    Reader(fleet.root).refresh(fleet.offered(), None, fleet.now_s)
+
+
+def test_a_key_made_before_a_crash_is_used_by_the_next_attempt(fleet: SignedFleet) -> None:
+    made = fresh()[0]
+    store_key(next_path(key_path(fleet.home, "timestamp")), made)
+    assert rotate(fleet, "timestamp") == made.public_key.keyid
