@@ -35,6 +35,7 @@ from fleet.monitor.ingest import Ingest, IngestLimits
 from fleet.monitor.retention import Pruner, Retention
 from fleet.registry.devices import set_all_offline
 from fleet.repository import Repository
+from fleet.repository.configured import online_keys
 from fleet.repository.keys import offline_folder
 from fleet.rollout.check_runner import CheckRunner
 from fleet.rollout.executor import Executor, ExecutorLimits
@@ -92,7 +93,9 @@ class FleetManager:
         self.home = home
         self.config = config
         self.artifacts = FolderArtifacts(home.artifacts)
-        self.repository = Repository(home.path, self.artifacts.manifest)
+        self.repository = Repository(
+            home.path, self.artifacts.manifest, online_keys(home, config.keys)
+        )
         targets = load_targets(home.path, config.webhook)
         self.store: Store = open_store(home.database)
         self.writer = Writer(self.store)

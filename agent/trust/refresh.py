@@ -11,7 +11,8 @@ Rules kept here:
   source.
 * Time is the later of the clock and the state's floor. The floor rises with every verified
   timestamp; only new timestamp keys in a newer root let it fall, because a stolen timestamp key may
-  have pushed it into the future.
+  have pushed it into the future. For the same reason these keys let versions fall: what was accepted
+  under replaced keys is no measure of what is new.
 * What was verified before a refusal stays verified: roots, timestamp and snapshot are kept as the
   refusal's ``progress``. Directives and releases advance only together.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tuf.api import exceptions as tuf_errors
+from tuf.api.metadata import Metadata, Root, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from agent.errors import DeviceError
@@ -116,7 +118,7 @@ class TrustRefresher:
         try:
             return self._refresh_at(state, source, offered, now_s)
         except ExpiredError as error:
-            if error.progress is None or not _timestamp_keys_changed(state, error.progress):
+            if error.progress is None or not _floor_is_of_replaced_keys(state, error.progress):
                 raise
             rotated = replace(error.progress, floor_s=0.0)
         # The floor was raised with keys that the newer root has replaced: judge by the clock once,
@@ -134,7 +136,7 @@ class TrustRefresher:
             fill(folder, state.files)
             updater = None
             try:
-                updater = self._client(folder, source, offered, state.trusted_now_s(now_s))
+                updater = self._client(folder, source, offered, state, now_s)
                 for path in (*self._release_probes(updater), *_PROBES):
                     updater.get_targetinfo(path)
             except CLIENT_ERRORS as error:
@@ -166,11 +168,14 @@ class TrustRefresher:
         folder: Path,
         source: "MetadataSource",
         offered: Mapping[str, bytes] | None,
-        trusted_now_s: float,
+        state: TrustState,
+        now_s: float,
     ) -> Updater:
         limits = self._limits
+        # The client walks from the bootstrap root, and counts the roots after it that are here already.
+        held = max(0, len(state.files) - len(_roles(state.files)) - 1)
         config = UpdaterConfig(
-            max_root_rotations=limits.root_rotations,
+            max_root_rotations=limits.root_rotations + held,
             max_delegations=limits.delegations,
             root_max_length=limits.root_bytes,
             timestamp_max_length=limits.timestamp_bytes,
@@ -187,7 +192,7 @@ class TrustRefresher:
         # The client has no public way to be told the time; tests/agent/trust/test_refresh.py guards
         # this attribute.
         updater._trusted_set.reference_time = datetime.datetime.fromtimestamp(
-            min(max(trusted_now_s, 0.0), _LATEST_S), tz=datetime.UTC
+            min(max(state.trusted_now_s(now_s), 0.0), _LATEST_S), tz=datetime.UTC
         )
         return updater
 
@@ -292,18 +297,17 @@ def _newest_root(state: TrustState) -> str:
     return max(roots, key=lambda name: int(name.partition(".")[0]))
 
 
-def _timestamp_keys_changed(before: TrustState, after: TrustState) -> bool:
-    """Whether a newer root, just verified, names other timestamp keys than the newest one before."""
-    if len(_roles(before.files)) == len(before.files):
+def _floor_is_of_replaced_keys(before: TrustState, after: TrustState) -> bool:
+    """Whether the newest root no longer trusts who signed the timestamp that was accepted last.
+
+    That root may have come with this refresh or with an earlier one that got no further.
+    """
+    if "timestamp.json" not in before.files:
         return False  # nothing was accepted before, so no key has raised the floor
-    earlier, newest = _newest_root(before), _newest_root(after)
-    return earlier in after.files and _timestamp_keys(after, earlier) != _timestamp_keys(
-        after, newest
-    )
-
-
-def _timestamp_keys(state: TrustState, root: str) -> frozenset[str]:
-    return frozenset(_signed(state.files, root)["roles"]["timestamp"]["keyids"])
+    root: Metadata[Root] = Metadata.from_bytes(after.files[_newest_root(after)])
+    accepted: Metadata[Timestamp] = Metadata.from_bytes(before.files["timestamp.json"])
+    signed = (accepted.signed_bytes, accepted.signatures)
+    return not root.signed.get_verification_result(Timestamp.type, *signed)
 
 
 def _signed(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

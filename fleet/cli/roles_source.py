@@ -18,9 +18,11 @@ from tuf.api.exceptions import RepositoryError
 from fleet.api.publish import take_over_role
 from fleet.artifacts.folder import FolderArtifacts
 from fleet.cli.client import FleetClient
+from fleet.config import load_config
 from fleet.errors import ConfigError, ConflictError, ServerError
 from fleet.home import Home, home_of
 from fleet.repository import Repository
+from fleet.repository.configured import online_keys
 from fleet.repository.request import Chain, SigningRequest, chain_of
 from fleet.repository.roles import to_bytes
 from fleet.store import open_store
@@ -123,7 +125,8 @@ def published_roles(server: str = "") -> Iterator[Roles]:
             else:
                 store = stack.enter_context(contextlib.closing(open_store(home.database)))
                 artifacts = FolderArtifacts(home.artifacts)
-                yield FolderRoles(Repository(home.path, artifacts.manifest), artifacts, store)
+                keys = online_keys(home, load_config(home.config).keys)
+                yield FolderRoles(Repository(home.path, artifacts.manifest, keys), artifacts, store)
                 return
         yield ServerRoles(stack.enter_context(FleetClient(server)))
 

@@ -8,7 +8,6 @@ Rules kept here:
 * A role speaks only for the paths that were delegated to it, and nobody can delegate past the names we know.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from tuf.api.exceptions import RepositoryError
@@ -17,38 +16,44 @@ from tuf.api.metadata import Metadata, Root, Signed, Targets
 from agent.trust.reading import FLEET_FIELD
 from fleet.errors import ConflictError, RefusedError, RequestError
 from fleet.repository.generation import Generation, SignedFile, delegated_roles, role_for
-from fleet.repository.roles import DEVICE_CLASS, EMERGENCY, TOP_ROLES, is_release_role
+from fleet.repository.roles import DEVICE_CLASS, EMERGENCY, is_release_role
+from fleet.repository.rotation import Lack, lacks_of_root
 from fleet.repository.rules import LIMITS
 
 __all__ = [
     "check_delegations",
     "check_paths",
     "check_root",
-    "check_signed",
-    "check_size",
     "parse_role",
     "require_fresh",
     "require_kind",
     "require_next",
     "require_role",
-    "stale_roles",
+    "require_signed",
 ]
 
 _KNOWN: Final = (EMERGENCY, "rollout")
 
 
-def parse_role(role: str, raw: bytes) -> "Metadata[Any]":
-    """A signed file, its form checked and nothing verified.
+def parse_role(role: str, raw: bytes) -> SignedFile:
+    """A signed file, its size and form checked and nothing verified.
 
     Raises:
-        RefusedError: it is not metadata of this role.
+        RefusedError: it is larger than devices read, or not metadata of this role.
     """
+    limit_bytes = LIMITS.root_bytes if role == "root" else LIMITS.targets_bytes
+    if len(raw) > limit_bytes:
+        raise RefusedError(
+            f"the {role} metadata is {len(raw)} bytes, more than the {limit_bytes} that devices read; "
+            "remove bundles that no device needs any more"
+        )
     try:
         metadata: Metadata[Any] = Metadata.from_bytes(raw)
+        _ = metadata.signed_bytes  # what has no canonical form can be neither signed nor verified
     except RepositoryError as error:
         raise RefusedError(f"the {role} metadata cannot be read: {error}") from error
     require_kind(role, metadata.signed)
-    return metadata
+    return SignedFile(metadata, raw)
 
 
 def require_kind(role: str, signed: Signed) -> None:
@@ -80,68 +85,30 @@ def require_next(role: str, version: int, current: int) -> None:
         )
 
 
-def check_size(role: str, size_bytes: int) -> None:
-    """Refuse what devices would not read for its length.
+def require_signed(role: str, lacks: tuple[Lack, ...]) -> None:
+    """Refuse what too few keys have signed.
 
     Raises:
-        RefusedError: it is too large.
+        RefusedError: names the keys whose signatures are missing.
     """
-    limit_bytes = LIMITS.root_bytes if role == "root" else LIMITS.targets_bytes
-    if size_bytes > limit_bytes:
+    if lacks:
         raise RefusedError(
-            f"the {role} metadata is {size_bytes} bytes, more than the {limit_bytes} that devices read; "
-            "remove bundles that no device needs any more"
+            f"the {role} metadata is not signed by this fleet's {role} keys: "
+            f"{'; '.join(str(lack) for lack in lacks)}. Hand it in when they have signed, with everything "
+            "that its new keys change"
         )
 
 
-def check_signed(
-    current: Generation,
-    role: str,
-    metadata: "Metadata[Any]",
-    now_s: float,
-    top: Targets | None = None,
-) -> None:
-    """Refuse what is not signed by enough keys of the role, or holds no longer.
-
-    Args:
-        current: what is published.
-        role: any role but the root.
-        metadata: what was signed.
-        now_s: the time, in seconds since the epoch.
-        top: the targets role to verify a delegated role by, instead of the published one.
-
-    Raises:
-        RefusedError: says which.
-    """
-    by = current.root if role in TOP_ROLES else (top or current.targets("targets"))
-    try:
-        by.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except (RepositoryError, ValueError) as error:
-        keys = "keys" if len(metadata.signatures) > 1 else "key"
-        raise RefusedError(
-            f"the {role} metadata is not signed by this fleet's {role} {keys}: {error}"
-        ) from error
-    require_fresh(role, metadata.signed, now_s)
-
-
-def check_root(current: Generation, metadata: "Metadata[Any]", now_s: float) -> None:
+def check_root(root: Root, metadata: "Metadata[Root]", now_s: float) -> None:
     """Refuse a root that devices would not follow from the current one.
 
     Raises:
         RefusedError: too few keys of the old or of the new root have signed, it has expired, or is another fleet's.
         ConflictError: it is not the next version.
     """
-    root, following = current.root, metadata.signed
+    following = metadata.signed
     require_next("root", following.version, root.version)
-    result = following.get_root_verification_result(
-        root, metadata.signed_bytes, metadata.signatures
-    )
-    for verified, of in ((result.first, "current"), (result.second, "new")):
-        if not verified:
-            raise RefusedError(
-                f"the root metadata is signed by {len(verified.signed)} of the {verified.threshold} "
-                f"keys that the {of} root asks for"
-            )
+    require_signed("root", lacks_of_root(root, metadata))
     require_fresh("root", following, now_s)
     fields = (root.unrecognized_fields, following.unrecognized_fields)
     if fields[0].get(FLEET_FIELD) != fields[1].get(FLEET_FIELD):
@@ -174,7 +141,7 @@ def check_paths(top: Targets, role: str, signed: Targets) -> None:
 
 
 def check_delegations(current: Targets, following: Targets) -> None:
-    """Refuse delegations that this fleet manager does not understand, and the loss of one that it needs.
+    """Refuse delegations that this fleet manager does not understand, and the loss of one.
 
     Raises:
         RefusedError: says which.
@@ -190,27 +157,15 @@ def check_delegations(current: Targets, following: Targets) -> None:
             raise RefusedError(
                 f"{name} asks for {role.threshold} signatures and has {len(role.keyids)} keys"
             )
-    if "rollout" not in roles:
-        raise RefusedError("targets delegates to no rollout role: no device could be directed")
+    gone = [name for name in delegated_roles(current) if name not in roles]
+    if gone:
+        raise RefusedError(
+            f"targets no longer speaks of {', '.join(gone)}: what that role says would be lost to devices"
+        )
     if following.targets:
         raise RefusedError("targets lists targets itself; it only delegates")
     if EMERGENCY in roles and list(roles).index(EMERGENCY) > list(roles).index("rollout"):
         raise RefusedError("targets lists rollout before emergency; emergency has to come first")
-
-
-def stale_roles(top: Targets, roles: Mapping[str, SignedFile]) -> tuple[str, ...]:
-    """The delegated roles of which there is no file that these delegations verify."""
-    return tuple(role for role in delegated_roles(top) if not _verifies(top, role, roles.get(role)))
-
-
-def _verifies(top: Targets, role: str, file: SignedFile | None) -> bool:
-    if file is None:
-        return False
-    try:
-        top.verify_delegate(role, file.metadata.signed_bytes, file.metadata.signatures)
-    except (RepositoryError, ValueError):
-        return False
-    return True
 
 
 def _is_class_role(name: str) -> bool:

@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-* The timestamp is the commit: it is written last, and what it does not lead to does not exist. A
-crash between two
-  files leaves files that nothing names; the next change overwrites them.
+* The timestamp is the commit: it is written last, and what it does not lead to does not exist. A crash between two
+  files leaves files that nothing names; the next change overwrites them. Only a new root counts before its timestamp
+  does, see :mod:`fleet.repository.adoption`.
 * The server holds the keys of rollout, snapshot and timestamp only. What people sign arrives signed and is
   checked like a device would check it, and more strictly: no bundle that was published may vanish or change by
   accident.
@@ -26,12 +26,15 @@ from agent.trust import BundleRelease, Directive, bundle_path
 from agent.trust.pack import METADATA_NAME
 from agent.trust.refresh import SIGNED_AT_FIELD
 from fleet.errors import NotFoundError, ServerError
+from fleet.home import Home
 from fleet.repository.acceptance import require_role
+from fleet.repository.adoption import finish_adoption, plan_adoption, staged_timestamp
 from fleet.repository.create import metadata_folder
 from fleet.repository.files import write_durable
 from fleet.repository.generation import Generation, SignedFile, pack_of, read_generation
+from fleet.repository.keyring import OnlineKeys
 from fleet.repository.keys import offline_folder
-from fleet.repository.online import OnlineKeys
+from fleet.repository.online import ServerSigner
 from fleet.repository.release import read_entries
 from fleet.repository.roles import (
     EMERGENCY,
@@ -49,7 +52,6 @@ from fleet.repository.rules import (
     next_rollout,
     timestamp_validity_s,
 )
-from fleet.repository.takeover import Offer, take_over
 
 __all__ = ["Repository"]
 
@@ -66,18 +68,25 @@ class Repository:
         manifest: gives a manifest's bytes by its digest, None when there is none; by default the
         fleet folder's own
             artifacts are asked.
+        online: where the keys of rollout, snapshot and timestamp lie; by default in ``keys/``.
 
     Raises:
         ConfigError: there is no repository in the folder.
         ServerError: there is one, and it is damaged.
     """
 
-    def __init__(self, home: Path, manifest: Callable[[str], bytes | None] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        manifest: Callable[[str], bytes | None] | None = None,
+        online: OnlineKeys | None = None,
+    ) -> None:
         self._home = home
         self._folder = metadata_folder(home)
         self._manifest = manifest or _artifacts_of(home)
         self._lock = threading.Lock()
-        self._keys = OnlineKeys(home)
+        self._keys = ServerSigner(home, online or OnlineKeys())
+        finish_adoption(self._folder)
         self._generation = read_generation(self._folder)
 
     # --- what is signed ---------------------------------------------------------------------------
@@ -86,6 +95,11 @@ class Repository:
     def version(self) -> int:
         """Version of the timestamp: it goes up with every change."""
         return self._generation.timestamp.version
+
+    @property
+    def generation(self) -> Generation:
+        """Everything that is signed now, as one value."""
+        return self._generation
 
     def metadata(self, name: str) -> bytes | None:
         """A metadata file by the name it is served by; None when there is none.
@@ -264,19 +278,43 @@ class Repository:
             ServerError: the disk failed.
         """
         with self._lock:
-            current = require_role(self._generation, role)
-            if raw == current.content:
-                return current.version
-            taken = take_over(
-                self._generation, Offer(role, raw, now_s, companions, removed), self._keys
-            )
-            if taken.root is None:
-                self._commit(taken.roles, now_s)
-            else:
-                planned = replace(self._generation, roots=(*self._generation.roots, taken.root))
-                name = file_name("root", taken.root.version)
-                self._commit({}, now_s, planned, {name: taken.root.content})
-            return taken.version
+            require_role(self._generation, role)
+            self._adopt({**companions, role: raw}, now_s, removed)
+            return require_role(self._generation, role).version
+
+    def adopt(self, files: Mapping[str, bytes], now_s: float) -> bool:
+        """Take over new versions of root, targets and the roles they change; all together or none.
+
+        The roles whose keys the server has are signed again where theirs have changed.
+
+        Args:
+            files: metadata files by role, all that belong together.
+            now_s: the time, in seconds since the epoch.
+
+        Returns:
+            Whether anything changed, so that the pack must be published.
+
+        Raises:
+            RefusedError: a file is not acceptable, or another has to come with it.
+            ConflictError: a file is not the version after the present one.
+            ConfigError: the new keys of an online role are not here; nothing was changed.
+            ServerError: the disk failed.
+        """
+        with self._lock:
+            return self._adopt(files, now_s, frozenset())
+
+    def _adopt(self, files: Mapping[str, bytes], now_s: float, removed: frozenset[str]) -> bool:
+        adoption = plan_adoption(self._generation, files, now_s, removed)
+        if adoption.is_empty:
+            return False
+        within = adoption.generation
+        again = {}
+        for role in adoption.due:
+            held = within.targets(role)
+            following = next_rollout(held, held.targets, now_s)
+            again[role] = self._keys.sign(role, following, within)
+        self._commit({**adoption.changed, **again}, now_s, within)
+        return True
 
     def resign_if_due(self, now_s: float) -> bool:
         """Sign directives, snapshot and timestamp again once half of their validity is over.
@@ -324,23 +362,22 @@ class Repository:
         changed: Mapping[str, SignedFile],
         now_s: float,
         planned: Generation | None = None,
-        files: Mapping[str, bytes] = _NOTHING,
     ) -> None:
         """Write changed roles, a snapshot that names them and a timestamp that names it."""
         current = planned or self._generation
         meta = dict(current.snapshot_signed.meta)
-        written = dict(files)
+        files = {}
         for role, file in changed.items():
             meta[f"{role}.json"] = MetaFile.from_data(file.version, file.content, ["sha256"])
-            written[file_name(role, file.version)] = file.content
+            files[file_name(role, file.version)] = file.content
         version = current.snapshot.version + 1
         expires = expiry(now_s, VALIDITY.snapshot_s)
         snapshot = self._keys.sign(
             "snapshot", Snapshot(version, expires=expires, meta=meta), current
         )
-        written[file_name("snapshot", version)] = snapshot.content
+        files[file_name("snapshot", version)] = snapshot.content
         roles = {**current.roles, **changed}
-        self._finish(replace(current, snapshot=snapshot, roles=roles), written, now_s)
+        self._finish(replace(current, snapshot=snapshot, roles=roles), files, now_s)
 
     def _finish(self, planned: Generation, files: Mapping[str, bytes], now_s: float) -> None:
         """Write the files and then the timestamp that makes them count."""
@@ -356,12 +393,25 @@ class Repository:
         check_fits(complete)
         for name, content in files.items():
             write_durable(self._folder / name, content)
+        if len(complete.roots) > len(self._generation.roots):
+            self._write_root(complete)
         write_durable(self._folder / "timestamp.json", complete.timestamp.content)
         self._generation = complete
         self._prune(complete)
 
+    def _write_root(self, complete: Generation) -> None:
+        """From here on the new root counts, so what belongs to it must be there before it."""
+        root = complete.roots[-1]
+        staged = staged_timestamp(self._folder, root.version)
+        write_durable(staged, complete.timestamp.content)
+        write_durable(self._folder / file_name("root", root.version), root.content)
+        # A device that is new begins at the newest root: an old one may have been signed by stolen keys.
+        write_durable(Home(self._home).root, root.content)
+
     def _prune(self, current: Generation) -> None:
         """Remove versions that no refresh under way can still ask for; failing is harmless."""
+        with contextlib.suppress(OSError):
+            staged_timestamp(self._folder, current.root.version).unlink(missing_ok=True)
         newest = {"snapshot": current.snapshot.version}
         newest |= {role: file.version for role, file in current.roles.items()}
         for role, version in newest.items():

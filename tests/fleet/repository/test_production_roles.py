@@ -152,7 +152,7 @@ def test_a_class_added_later(production: ProductionFleet) -> None:
     made = request_class(production.home, "drone", production.chain("targets"), production.now_s)
     assert "adds the role release-drone: 2 of release-drone-1" in made.says[0]
     without = production.request("targets", made.metadata, made.chain)
-    with pytest.raises(RefusedError, match="send the role's next version along"):
+    with pytest.raises(RefusedError, match="send its first version along"):
         production.take(production.signed(without, 1, 2))
     assert production.take(production.signed(made, 1, 2)) == 2
     drone = production.publish("drone")
@@ -174,7 +174,7 @@ def test_no_class_is_added_where_one_role_speaks_for_all(tmp_path: Path) -> None
 
 def test_delegations_to_unknown_roles_are_refused(production: ProductionFleet) -> None:
     chain = production.chain("targets")
-    for change, problem in (("rename", "nobody here understands"), ("drop", "no rollout role")):
+    for change, problem in (("rename", "nobody here understands"), ("drop", "no longer speaks of rollout")):
         following = next_version("targets", chain.base, production.now_s)
         roles = following.signed.delegations.roles
         role = roles.pop("rollout")
