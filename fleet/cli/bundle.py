@@ -17,7 +17,6 @@ from agent.runtime import run_trial_blocking
 from agent.runtime.verdict import clean_text
 from fleet.artifacts.publish import PieceProgress
 from fleet.cli.client import FleetClient, ServerOption
-from fleet.cli.key import save_request, tell_request
 from fleet.cli.output import (
     ExitCode,
     JsonOption,
@@ -29,6 +28,7 @@ from fleet.cli.output import (
 )
 from fleet.cli.publishing import Wanted, publish_or_ask
 from fleet.cli.rollout_view import when
+from fleet.cli.signing_files import save_request, tell_request
 from fleet.errors import ConfigError, RefusedError
 from fleet.home import home_of
 from fleet.repository.keys import key_path, read_password

@@ -6,12 +6,12 @@ worked out itself, and asks; a file that travels is replaced as a whole or not a
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import typer
 
+from fleet.cli.key_rotate import rotate
 from fleet.cli.output import (
     ExitCode,
     JsonOption,
@@ -21,9 +21,9 @@ from fleet.cli.output import (
     progress_console,
     say,
 )
+from fleet.cli.signing_files import request_json, save_request, tell_request
 from fleet.errors import ConfigError, FleetError, RequestError
 from fleet.home import home_of
-from fleet.repository.files import write_durable
 from fleet.repository.generation import read_generation
 from fleet.repository.keys import key_files, load_key, read_password
 from fleet.repository.overview import KeyView, RoleView, overview
@@ -32,7 +32,6 @@ from fleet.repository.request import (
     SigningRequest,
     next_version,
     read_request,
-    request_bytes,
 )
 from fleet.repository.request_rules import (
     check_request,
@@ -44,9 +43,13 @@ from fleet.repository.request_rules import (
 from fleet.repository.roles import ONLINE_ROLES
 from fleet.repository.words import day
 
-__all__ = ["app", "save_request", "tell_request"]
+__all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Roles and their keys: show, sign on request, add.")
+app = typer.Typer(
+    no_args_is_help=True, help="Roles and their keys: show, sign on request, add, rotate."
+)
+
+app.command()(rotate)
 
 _ROOT_MAX_BYTES: Final = 1024 * 1024
 
@@ -145,7 +148,7 @@ def sign(  # noqa: PLR0913, PLR0917 -- each parameter is an option
                 raise typer.Exit(int(ExitCode.FAILED))
         path = save_request(signed, out or file)
         if as_json:
-            print_json(_request_json(signed, path) | {"changed": is_new})
+            print_json(request_json(signed, path) | {"changed": is_new})
             return
         say(f"{'Signed' if is_new else 'Was signed before with this key'}: {path}", style="bold")
         say(needs_words(needs_of(signed)))
@@ -175,7 +178,7 @@ def merge(
         changed = path is None and _published(whole, server)
         if as_json:
             body = {"published": path is None, "changed": changed}
-            print_json(_request_json(whole, path) | body)
+            print_json(request_json(whole, path) | body)
         elif path is not None:
             say(f"Not published yet: {needs_words(needs)}. Merged into {path}")
         else:
@@ -213,32 +216,6 @@ def add_class(
 # --- requests as files ----------------------------------------------------------------------------
 
 
-def save_request(request: SigningRequest, path: Path | None) -> Path:
-    """Write a request; by default into the folder one is in, under its own name.
-
-    Raises:
-        ServerError: it cannot be written.
-    """
-    target = path or Path(request.file_name)
-    needs = [asdict(need) for need in needs_of(request)]
-    write_durable(target, request_bytes(request, needs))
-    return target
-
-
-def tell_request(request: SigningRequest, path: Path, as_json: bool) -> None:
-    """Say what a new request asks for, and what is to be done with it."""
-    if as_json:
-        print_json(_request_json(request, path))
-        return
-    say(f"Wrote {path}: {request.role} version {request.version} is to be signed", style="bold")
-    for line in request.says:
-        say(f"  {line}")
-    say(needs_words(needs_of(request)))
-    say(
-        f"Next, each holder: fleet key sign {path.name} --key KEY. Then: fleet key merge {path.name} ..."
-    )
-
-
 def _checked(path: Path) -> SigningRequest:
     request = read_request(path)
     try:
@@ -263,18 +240,6 @@ def _root_bytes(path: Path | None) -> bytes | None:
             return file.read(_ROOT_MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read the root {path}: {error.strerror or error}") from error
-
-
-def _request_json(request: SigningRequest, path: Path | None) -> dict[str, Any]:
-    return {
-        "request": None if path is None else str(path),
-        "fleet": request.chain.fleet,
-        "role": request.role,
-        "version": request.version,
-        "says": list(request.says),
-        "needs": [asdict(need) for need in needs_of(request)],
-        "expires_s": request.expires_s,
-    }
 
 
 def _describe(request: SigningRequest, *, has_root: bool) -> None:

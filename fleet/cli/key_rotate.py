@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from fleet.cli.output import JsonOption, errors, print_json, say
+from fleet.cli.output import ExitCode, JsonOption, errors, print_json, progress_console, say
+from fleet.cli.signing_files import request_json, save_request, tell_request
 from fleet.config import load_config
 from fleet.errors import RequestError
 from fleet.home import Home, home_of
@@ -53,9 +54,18 @@ def rotate(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         "--password-file",
         help="Its first line is the password of key files, or the PIN of a token.",
     ),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        metavar="FILE",
+        help="Where to write the signing request, if keys that have to sign are elsewhere.",
+    ),
     as_json: bool = JsonOption,
 ) -> None:
-    """Replace a key of a role; devices follow by themselves. Stop the fleet manager first."""
+    """Replace a key of a role; devices follow by themselves. Stop the fleet manager first.
+
+    Where keys that have to sign are elsewhere, a signing request is written instead. Exit code 4: it is to be signed.
+    """
     with errors(as_json):
         if generate and new_key:
             raise RequestError("--generate makes a key and --new-key names one: give one of them")
@@ -67,21 +77,46 @@ def rotate(  # noqa: PLR0913, PLR0917 -- each parameter is an option
             secrets=Secrets(password_file, _asking()),
         )
         done = _rotate(Home(home_of(home)), asked)
-        if as_json:
-            print_json(
-                {
-                    "role": done.role,
-                    "added": done.added,
-                    "revoked": done.revoked,
-                    "versions": done.versions,
-                    "key_file": None if done.key_file is None else str(done.key_file),
-                }
-            )
-            return
-        signed = ", ".join(f"{name} {version}" for name, version in done.versions.items())
-        say(f"{role} has the key {short(done.added)} and no longer {short(done.revoked)}")
-        say(f"Signed: {signed}; snapshot and timestamp. Devices follow with their next refresh")
-        say(_next_step(done, asked.new_key))
+        if done.request is None:
+            _tell_done(done, asked.new_key, as_json)
+        else:
+            _tell_asked(done, save_request(done.request, out), as_json)
+    if done.request is not None:
+        raise typer.Exit(int(ExitCode.HOLDING))
+
+
+def _tell_done(done: ChangedKey, new_key: str, as_json: bool) -> None:
+    if as_json:
+        told = {"role": done.role, "added": done.added, "revoked": done.revoked}
+        key_file = None if done.key_file is None else str(done.key_file)
+        print_json(told | {"versions": done.versions, "key_file": key_file})
+        return
+    signed = ", ".join(f"{name} {version}" for name, version in done.versions.items())
+    say(f"{done.role} has the key {short(done.added)} and no longer {short(done.revoked)}")
+    say(f"Signed: {signed}; snapshot and timestamp. Devices follow with their next refresh")
+    say(_next_step(done, new_key))
+
+
+def _tell_asked(done: ChangedKey, path: Path, as_json: bool) -> None:
+    assert done.request is not None
+    key_file = None if done.key_file is None else str(done.key_file)
+    if as_json:
+        told = {"added": done.added, "revoked": done.revoked, "key_file": key_file}
+        print_json(request_json(done.request, path) | told)
+        return
+    for reason in done.unusable:
+        say(reason, style="yellow", stream=progress_console)
+    tell_request(done.request, path, as_json)
+    if key_file is not None and done.role in ONLINE_ROLES:
+        say(
+            f"The new key waits in {key_file}: leave it there. Start fleet serve again before you merge"
+        )
+    elif key_file is not None:
+        say(f"The new key is {key_file}: keep it away from this machine")
+    elif done.role in ONLINE_ROLES:
+        say(
+            f"Before you merge, name the new key in fleet.toml, [keys] {done.role}, and start fleet serve again"
+        )
 
 
 def _rotate(home: Home, wish: KeyWish) -> ChangedKey:

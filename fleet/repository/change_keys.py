@@ -1,6 +1,8 @@
 """Changing a key of a role in a fleet folder: plan it, sign it with the keys at hand, take it over.
 
-Rules kept here: nothing is written before every signature that is needed is there; the new key lies in
+Where keys that have to sign are elsewhere, the change becomes a signing request for their holders.
+
+Rules kept here: no metadata is written before every signature that is needed is there; the new key lies in
 its file before the metadata names it, and the old one goes only afterwards.
 """
 
@@ -9,19 +11,21 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, Key
 
-from fleet.errors import NotFoundError, RefusedError, RequestError
+from fleet.errors import NotFoundError, RequestError
 from fleet.repository.generation import Generation
 from fleet.repository.keyring import (
     KeyRing,
     fresh_key,
+    key_stem,
     next_path,
     put_in_place,
     read_keyring,
     store_key,
 )
-from fleet.repository.keys import key_path
+from fleet.repository.keys import key_path, offline_folder
 from fleet.repository.proposal import Proposal, propose, sign_proposal
 from fleet.repository.repository import Repository
+from fleet.repository.request import LIFE_S, SigningRequest, chain_of
 from fleet.repository.roles import ONLINE_ROLES, TOP_ROLES
 from fleet.repository.rotation import KeyChange, short
 from fleet.repository.signers import Secrets, is_public, load_signer, public_key_of
@@ -50,13 +54,15 @@ class KeyWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedKey:
-    """What was done.
+    """What was done, or asked for.
 
     Attributes:
         role: whose key changed.
         added, revoked: ids of the keys.
-        versions: versions of the files that changed, by role.
+        versions: versions of the files that changed, by role; empty while signatures are missing.
         key_file: where a key lies that was made; None when it was given.
+        request: what other holders have to sign first; None when all is done.
+        unusable: why keys in the folder could not sign.
     """
 
     role: str
@@ -64,6 +70,8 @@ class ChangedKey:
     revoked: str
     versions: dict[str, int]
     key_file: Path | None
+    request: SigningRequest | None = None
+    unusable: tuple[str, ...] = ()
 
 
 def change_key(home: Path, repository: Repository, wish: KeyWish, now_s: float) -> ChangedKey:
@@ -80,7 +88,7 @@ def change_key(home: Path, repository: Repository, wish: KeyWish, now_s: float) 
         ConfigError: a key cannot be used.
         NotFoundError: there is no such role or key.
         RequestError: the role has several keys and none is named.
-        RefusedError: keys that have to sign are not here; the message names them.
+        RefusedError: the change breaks a rule of :mod:`fleet.repository.rotation`.
         ServerError: the folder cannot be written.
     """
     base = repository.generation
@@ -88,7 +96,7 @@ def change_key(home: Path, repository: Repository, wish: KeyWish, now_s: float) 
     ring = read_keyring(home, _signing_roles(wish.role), wish.keys, wish.secrets)
     lost = _lost_key(base, wish)
     made: CryptoSigner | None = None
-    place = next_path(_place(home, wish.role, ring, lost))
+    place = _place(home, wish.role, ring, lost)
     signers = list(ring.signers.values())
     if wish.new_key and is_public(wish.new_key):
         added = public_key_of(wish.new_key, wish.secrets)  # its holder signs elsewhere
@@ -97,14 +105,23 @@ def change_key(home: Path, repository: Repository, wish: KeyWish, now_s: float) 
         added = given.public_key
         signers.append(given)
     else:
-        made = fresh_key(place)
+        made = fresh_key(place, key_stem(place))
         added = made.public_key
         signers.append(made)
     proposal = propose(base, _change(wish.role, added, lost), now_s)
     sign_proposal(proposal, signers)
-    _refuse_lacks(proposal, ring)
     if made is not None:
         store_key(place, made)
+    if proposal.lacks:
+        return ChangedKey(
+            role=wish.role,
+            added=added.keyid,
+            revoked=lost,
+            versions={},
+            key_file=place if made is not None else None,
+            request=_request(proposal, now_s),
+            unusable=tuple(ring.unusable.values()),
+        )
     repository.adopt(proposal.files(), now_s)
     moved = put_in_place(home, named_keys(repository.generation))
     return ChangedKey(
@@ -156,23 +173,30 @@ def _lost_key(base: Generation, wish: KeyWish) -> str:
 
 
 def _place(home: Path, role: str, ring: KeyRing, lost: str) -> Path:
-    """The file that the new key has in the end: the old key's, where that lies in the folder."""
+    """Where a new key is made: beside the old one, where that lies in the folder, to take its place afterwards."""
     old = Path(ring.places.get(lost, ""))
-    if old.parent in {home / "keys", home / "keys" / "offline"}:
-        return old
+    if old.parent in {home / "keys", offline_folder(home)}:
+        return next_path(old)
     if role in ONLINE_ROLES:
-        return key_path(home, role)
-    return home / "keys" / "offline" / f"{role}-for-{short(lost)}.pem"
+        return next_path(key_path(home, role))
+    return offline_folder(home) / f"{role}-for-{short(lost)}.pem"
 
 
-def _refuse_lacks(proposal: Proposal, ring: KeyRing) -> None:
-    if not proposal.lacks:
-        return
-    missing = "; ".join(str(lack) for lack in proposal.lacks)
-    unusable = "".join(f". {reason}" for reason in ring.unusable.values())
-    raise RefusedError(
-        f"keys that have to sign are not here: {missing}. Name them with --key, or let their holders sign "
-        f"a request{unusable}"
+def _request(proposal: Proposal, now_s: float) -> SigningRequest:
+    """The same as a file that can travel."""
+    base, files = proposal.base, dict(proposal.metadata)
+    role = "root" if "root" in files else "targets"
+    created_s = float(int(now_s))
+    held = {"root": base.roots[-1], **base.roles}
+    chain = chain_of(role, [root.content for root in base.roots], lambda name: held[name].content)
+    return SigningRequest(
+        role,
+        files.pop(role),
+        chain,
+        created_s,
+        created_s + LIFE_S,
+        companions=files,
+        bases={name: held[name].metadata for name in files},
     )
 
 

@@ -18,12 +18,14 @@ from securesystemslib.signer import CryptoSigner, Signer
 from fleet.errors import ConfigError, ServerError
 from fleet.repository.files import write_durable
 from fleet.repository.keys import key_path, load_key
+from fleet.repository.roles import KEY_NAME_FIELD
 from fleet.repository.signers import Secrets, load_signer
 
 __all__ = [
     "KeyRing",
     "OnlineKeys",
     "fresh_key",
+    "key_stem",
     "next_path",
     "put_in_place",
     "read_keyring",
@@ -126,13 +128,24 @@ def next_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".pem") + _NEXT)
 
 
-def fresh_key(path: Path) -> CryptoSigner:
+def key_stem(path: Path) -> str:
+    """What the key in a file is called: the name that the file has in the end, without its ending."""
+    return path.name.removesuffix(".pem").removesuffix(".next")
+
+
+def fresh_key(path: Path, name: str) -> CryptoSigner:
     """An Ed25519 key that no file holds yet, or the one that an attempt before has left in ``path``.
+
+    Args:
+        path: where it is to be stored.
+        name: what people are to call its public half.
 
     Raises:
         ConfigError: what lies there is no key.
     """
-    return load_key(path) if path.exists() else CryptoSigner.generate_ed25519()
+    signer = load_key(path) if path.exists() else CryptoSigner.generate_ed25519()
+    signer.public_key.unrecognized_fields[KEY_NAME_FIELD] = name
+    return signer
 
 
 def store_key(path: Path, signer: CryptoSigner) -> None:
@@ -205,5 +218,5 @@ def _key_files(home: Path) -> list[Path]:
 
 
 def _is_of(path: Path, role: str) -> bool:
-    stem = path.name.removesuffix(".pem").removesuffix(".next")
+    stem = key_stem(path)
     return stem == role or stem.startswith(f"{role}-")

@@ -48,7 +48,7 @@ LIFE_S: Final = 14 * 86_400.0
 _LATEST_S: Final = 253_402_300_799  # 9999-12-31
 _KEYS: Final = frozenset({
     "format", "fleet", "role", "created_s", "expires_s", "says", "needs", "metadata", "companions",
-    "manifests", "roots", "targets", "base",
+    "bases", "manifests", "roots", "targets", "base",
 })  # fmt: skip
 
 T = TypeVar("T")
@@ -84,7 +84,9 @@ class SigningRequest:
         metadata: the next version, with the signatures that there are so far.
         chain: what is published.
         created_s, expires_s: from when until when it may be signed, in seconds since the epoch.
-        companions: signed files of other roles that have to be published together with it.
+        companions: files of other roles that have to be published together with it, since it changes their keys, with
+            the signatures that there are so far.
+        bases: the published version of each companion that there is one of.
         manifests: manifest of each bundle that is new in it, by path.
     """
 
@@ -94,12 +96,24 @@ class SigningRequest:
     created_s: float
     expires_s: float
     companions: "Mapping[str, Metadata[Any]]" = field(default_factory=dict)
+    bases: "Mapping[str, Metadata[Any]]" = field(default_factory=dict)
     manifests: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def says(self) -> tuple[str, ...]:
         """What it changes, in words."""
-        return changes(self.chain.base, self.metadata)
+        together = tuple(
+            f"together with {role}: {line}"
+            for role, base in self.bases.items()
+            if role in self.companions
+            for line in changes(base, self.companions[role])
+        )
+        return (*changes(self.chain.base, self.metadata), *together)
+
+    @property
+    def files(self) -> "dict[str, Metadata[Any]]":
+        """Everything that is published together, by role."""
+        return {self.role: self.metadata, **self.companions}
 
     @property
     def version(self) -> int:
@@ -153,6 +167,7 @@ def request_bytes(request: SigningRequest, needs: Sequence[Mapping[str, Any]]) -
         "needs": list(needs),
         "metadata": request.metadata.to_dict(),
         "companions": {role: one.to_dict() for role, one in request.companions.items()},
+        "bases": {role: one.to_dict() for role, one in request.bases.items()},
         "manifests": {path: raw.decode() for path, raw in request.manifests.items()},
         "roots": [root.to_dict() for root in chain.roots[-MAX_ROOTS:]],
         "targets": chain.targets.to_dict(),
@@ -235,6 +250,7 @@ def _request(body: dict[str, Any]) -> SigningRequest:
         companions={
             _text(name, 64): _metadata(one, Targets) for name, one in body["companions"].items()
         },
+        bases={_text(name, 64): _metadata(one, Targets) for name, one in body["bases"].items()},
         manifests={
             _text(path, 256): _text(raw, MAX_REQUEST_BYTES).encode()
             for path, raw in body["manifests"].items()
@@ -242,7 +258,8 @@ def _request(body: dict[str, Any]) -> SigningRequest:
     )
     if request.chain.fleet != body["fleet"]:
         raise ValueError(f"it names the fleet {body['fleet']!r} and holds another one's roots")
-    for metadata in (request.metadata, base, targets, *roots, *request.companions.values()):
+    together = (*request.companions.values(), *request.bases.values())
+    for metadata in (request.metadata, base, targets, *roots, *together):
         _ = metadata.signed_bytes  # what has no canonical form can be neither signed nor verified
     _ = request.says
     return request

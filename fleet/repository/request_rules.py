@@ -6,6 +6,7 @@ Rules kept here:
 * A signature that is there must be over exactly these bytes, by a key that may sign: a file that was altered after
   somebody signed it is refused, not repaired.
 * Only copies of the same request are merged: the same role, the same bytes.
+* What comes along because its keys change says what is published already, for longer, and nothing else.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from typing import Any
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Key, Metadata, Root, Targets
+from tuf.api.metadata import Key, Metadata, Root, Signed, Targets
 
 from agent.bundle import parse_manifest
 from agent.bundle.errors import ManifestError
@@ -24,6 +25,7 @@ from agent.runtime.verdict import clean_text
 from agent.trust.release import BUNDLE_PREFIX
 from fleet.errors import ConflictError, RefusedError, RequestError
 from fleet.repository.acceptance import check_paths, require_fresh, require_kind
+from fleet.repository.generation import delegated_roles
 from fleet.repository.keys import key_name
 from fleet.repository.request import SigningRequest
 from fleet.repository.roles import ONLINE_ROLES, TOP_ROLES, is_release_role
@@ -45,11 +47,13 @@ class Need:
     """Whose signatures a request asks for.
 
     Attributes:
+        role: whose file is to be signed.
         by: the metadata that names the keys.
         threshold: how many signatures are needed.
         signed, missing: names of the keys that have signed, and that have not.
     """
 
+    role: str
     by: str
     threshold: int
     signed: tuple[str, ...]
@@ -64,15 +68,18 @@ class Need:
 def needs_of(request: SigningRequest) -> tuple[Need, ...]:
     """The signatures that are asked for; two entries for a root, which the old and the new keys sign."""
     needs = []
-    for by, delegator in _delegators(request).items():
-        result = delegator.get_verification_result(
-            request.role, request.metadata.signed_bytes, request.metadata.signatures
-        )
-        signed, missing = (
-            tuple(sorted(key_name(key) for key in keys.values()))
-            for keys in (result.signed, result.unsigned)
-        )
-        needs.append(Need(by, result.threshold, signed, missing))
+    for role, metadata in request.files.items():
+        for by, delegator in _delegators(request, role).items():
+            result = delegator.get_verification_result(
+                role, metadata.signed_bytes, metadata.signatures
+            )
+            signed, missing = (
+                tuple(sorted(key_name(key) for key in keys.values()))
+                for keys in (result.signed, result.unsigned)
+            )
+            need = Need(role, by, result.threshold, signed, missing)
+            if role == request.role or role in request.bases or need.left:
+                needs.append(need)
     return tuple(needs)
 
 
@@ -83,6 +90,7 @@ def needs_words(needs: Sequence[Need]) -> str:
         said = f"{len(need.signed)} of {need.threshold} signatures"
         if len(needs) > 1:
             said += f" that the {need.by} asks for"
+            said += f" under {need.role}" if need.role != needs[0].role else ""
         if need.signed:
             said += f" (by {', '.join(need.signed)})"
         if need.left:
@@ -114,15 +122,15 @@ def check_request(request: SigningRequest, now_s: float, pinned_root: bytes | No
         )
     require_kind(request.role, request.metadata.signed)
     _check_next(request)
-    require_fresh(request.role, request.metadata.signed, now_s)
-    _check_signatures(request)
+    _check_companions(request)
+    for role, metadata in request.files.items():
+        require_fresh(role, metadata.signed, now_s)
+        _check_signatures(request, role, metadata)
     _check_manifests(request)
-    for role, companion in request.companions.items():
-        _verify(request.metadata.signed, role, companion, f"the {role} metadata that comes with it")
 
 
 def with_signature(request: SigningRequest, signer: Signer) -> SigningRequest:
-    """The request with one signature more; the same request where this key has signed already.
+    """The request signed by one key more, each file that it may sign; the same request where it has signed already.
 
     Raises:
         RefusedError: the key may not sign this role.
@@ -135,11 +143,15 @@ def with_signature(request: SigningRequest, signer: Signer) -> SigningRequest:
             f"this key ({keyid[:12]}) may not sign {request.role} of fleet {request.chain.fleet}: "
             f"those that may are {may}"
         )
-    if keyid in request.metadata.signatures:
+    files: dict[str, Metadata[Any]] = {}
+    for role, metadata in request.files.items():
+        files[role] = metadata
+        if keyid in _keys_of(request, role) and keyid not in metadata.signatures:
+            files[role] = Metadata.from_dict(metadata.to_dict())
+            files[role].sign(signer, append=True)
+    if all(files[role] is metadata for role, metadata in request.files.items()):
         return request
-    metadata: Metadata[Any] = Metadata.from_dict(request.metadata.to_dict())
-    metadata.sign(signer, append=True)
-    return replace(request, metadata=metadata)
+    return _with_files(request, files)
 
 
 def merged(requests: Sequence[SigningRequest]) -> SigningRequest:
@@ -149,40 +161,60 @@ def merged(requests: Sequence[SigningRequest]) -> SigningRequest:
         ConflictError: they are not copies of one request.
     """
     first, *others = requests
-    metadata: Metadata[Any] = Metadata.from_dict(first.metadata.to_dict())
+    files: dict[str, Metadata[Any]] = {
+        role: Metadata.from_dict(metadata.to_dict()) for role, metadata in first.files.items()
+    }
     for other in others:
-        if other.role != first.role or other.metadata.signed_bytes != metadata.signed_bytes:
+        if other.role != first.role or _contents(other) != _contents(first):
             raise ConflictError(
                 f"these are not copies of one request: one is {first.role} version {first.version}, "
                 f"another is {other.role} version {other.version} or says something else. Merge the "
                 "copies of one request, and each request on its own"
             )
-        metadata.signatures.update(other.metadata.signatures)
-    return replace(first, metadata=metadata)
+        for role, metadata in other.files.items():
+            files[role].signatures.update(metadata.signatures)
+    return _with_files(first, files)
 
 
 def signed_by(request: SigningRequest) -> tuple[str, ...]:
     """Names of the keys that have signed."""
     keys = signers_of(request)
-    return tuple(sorted(key_name(keys[keyid]) for keyid in request.metadata.signatures))
+    signed = {keyid for metadata in request.files.values() for keyid in metadata.signatures}
+    return tuple(sorted(key_name(keys[keyid]) for keyid in signed))
 
 
 def signers_of(request: SigningRequest) -> dict[str, Key]:
-    """Every key that may sign this request, by id."""
+    """Every key that may sign something in this request, by id."""
+    return {keyid: key for role in request.files for keyid, key in _keys_of(request, role).items()}
+
+
+def _keys_of(request: SigningRequest, role: str) -> dict[str, Key]:
     keys: dict[str, Key] = {}
-    for delegator in _delegators(request).values():
-        for keyid in delegator.get_delegated_role(request.role).keyids:
+    for delegator in _delegators(request, role).values():
+        for keyid in delegator.get_delegated_role(role).keyids:
             if keyid in _keys(delegator):
                 keys[keyid] = delegator.get_key(keyid)
     return keys
 
 
+def _with_files(request: SigningRequest, files: "Mapping[str, Metadata[Any]]") -> SigningRequest:
+    companions = {role: metadata for role, metadata in files.items() if role != request.role}
+    return replace(request, metadata=files[request.role], companions=companions)
+
+
+def _contents(request: SigningRequest) -> dict[str, bytes]:
+    return {role: metadata.signed_bytes for role, metadata in request.files.items()}
+
+
 # --- the checks -----------------------------------------------------------------------------------
 
 
-def _delegators(request: SigningRequest) -> Mapping[str, Root | Targets]:
-    """The metadata that says whose signatures count."""
-    chain, role = request.chain, request.role
+def _delegators(request: SigningRequest, role: str) -> Mapping[str, Root | Targets]:
+    """The metadata that says whose signatures count under a role's file."""
+    chain = request.chain
+    if role != request.role:
+        by = "new root" if request.role == "root" else "new targets role"
+        return {by: request.metadata.signed}
     if role == "root":
         return {"current root": chain.roots[-1].signed, "new root": request.metadata.signed}
     if role in TOP_ROLES:
@@ -245,15 +277,52 @@ def _check_next(request: SigningRequest) -> None:
         check_paths(request.chain.targets.signed, request.role, request.metadata.signed)
 
 
-def _check_signatures(request: SigningRequest) -> None:
-    keys = signers_of(request)
-    for keyid, signature in request.metadata.signatures.items():
+def _check_companions(request: SigningRequest) -> None:
+    """A file that comes along is the first of a new role, or the published one for longer."""
+    may_come = {"targets"} if request.role == "root" else set()
+    if request.role == "targets":
+        may_come = set(delegated_roles(request.metadata.signed))
+    stray = sorted(
+        (set(request.companions) - may_come) | (set(request.bases) - set(request.companions))
+    )
+    if stray:
+        raise _altered(f"{', '.join(stray)[:80]} does not belong to {request.role}")
+    for role, metadata in request.companions.items():
+        if role in ONLINE_ROLES:
+            raise RefusedError(f"{role} is signed by `fleet serve` alone, never on request")
+        require_kind(role, metadata.signed)
+        base = request.bases.get(role)
+        if base is None and role in _published_roles(request):
+            raise _altered(f"the published version of {role} is not in it")
+        if base is None:
+            _verify(
+                request.metadata.signed, role, metadata, f"the {role} metadata that comes along"
+            )
+            continue
+        by = request.chain.roots[-1].signed if role in TOP_ROLES else request.chain.targets.signed
+        _verify(by, role, base, f"the published version of {role} in it")
+        if _but_for_the_time(metadata.signed, 0) != _but_for_the_time(base.signed, 1):
+            raise _altered(f"the {role} metadata that comes along says more than is published")
+
+
+def _published_roles(request: SigningRequest) -> set[str]:
+    return {"targets", *delegated_roles(request.chain.targets.signed)}
+
+
+def _but_for_the_time(signed: Signed, later: int) -> dict[str, Any]:
+    """What metadata says, without its expiry, as the version that is ``later``."""
+    return {**signed.to_dict(), "version": signed.version + later, "expires": ""}
+
+
+def _check_signatures(request: SigningRequest, role: str, metadata: "Metadata[Any]") -> None:
+    keys = _keys_of(request, role)
+    for keyid, signature in metadata.signatures.items():
         if keyid not in keys:
             raise RefusedError(
-                f"the request carries a signature of key {keyid[:12]}, which may not sign {request.role}"
+                f"the request carries a signature of key {keyid[:12]}, which may not sign {role}"
             )
         try:
-            keys[keyid].verify_signature(signature, request.metadata.signed_bytes)
+            keys[keyid].verify_signature(signature, metadata.signed_bytes)
         except (UnverifiedSignatureError, VerificationError) as error:
             raise _altered(
                 f"the signature of {key_name(keys[keyid])} is over other bytes"

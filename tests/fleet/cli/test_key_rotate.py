@@ -20,6 +20,7 @@ from fleet.cli.init import make_home
 from fleet.cli.key_rotate import rotate
 from fleet.home import Home
 from fleet.repository import Repository
+from fleet.repository.request import read_request
 from tests.support.signed_fleet import OfferedFiles, Reader
 
 app = typer.Typer()
@@ -108,9 +109,13 @@ def test_a_public_key_whose_holder_has_to_sign(home: Home, tmp_path: Path) -> No
     public = load_pem_private_key(CryptoSigner.generate_ed25519().private_bytes, None).public_key()
     path = tmp_path / "holder.pub.pem"
     path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    result = run(home, "root", "--new-key", str(path))
-    assert result.exit_code == 3
-    assert "root: 1 signature more by keys of the next root" in said(result)
+    asked = tmp_path / "request.json"
+    result = run(home, "root", "--new-key", str(path), "--out", str(asked))
+    assert result.exit_code == 4
+    text = " ".join(result.stdout.split())
+    assert "0 of 1 signatures that the new root asks for; 1 more of" in text
+    assert "1 of 1 signatures that the current root asks for (by root)" in text
+    assert read_request(asked).role == "root"
 
 
 def test_what_is_refused(home: Home, tmp_path: Path) -> None:
@@ -124,9 +129,11 @@ def test_what_is_refused(home: Home, tmp_path: Path) -> None:
     assert missing.exit_code == 2
     assert "No such file" in said(missing)
     (home.path / "keys" / "root.pem").rename(tmp_path / "root.pem")
-    away = run(home, "snapshot")
-    assert away.exit_code == 3
-    assert "keys that have to sign are not here: root: 1 signature more" in said(away)
+    asked = tmp_path / "request.json"
+    away = run(home, "snapshot", "--out", str(asked), "--json")
+    assert away.exit_code == 4
+    assert json.loads(away.stdout)["needs"][0]["missing"] == ["root"]
+    assert read_request(asked).role == "root"
     assert run(home, "snapshot", "--key", str(tmp_path / "root.pem")).exit_code == 0
 
 

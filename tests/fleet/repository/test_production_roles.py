@@ -174,7 +174,10 @@ def test_no_class_is_added_where_one_role_speaks_for_all(tmp_path: Path) -> None
 
 def test_delegations_to_unknown_roles_are_refused(production: ProductionFleet) -> None:
     chain = production.chain("targets")
-    for change, problem in (("rename", "nobody here understands"), ("drop", "no longer speaks of rollout")):
+    for change, problem in (
+        ("rename", "nobody here understands"),
+        ("drop", "no longer speaks of rollout"),
+    ):
         following = next_version("targets", chain.base, production.now_s)
         roles = following.signed.delegations.roles
         role = roles.pop("rollout")
