@@ -36,6 +36,7 @@ __all__ = [
     "FleetConfig",
     "GrpcConfig",
     "IngestConfig",
+    "KeysConfig",
     "Listen",
     "ListenConfig",
     "LogConfig",
@@ -105,6 +106,20 @@ class BrokerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysConfig:
+    rollout: str = _doc(
+        "",
+        "the key that signs directives, where it is not keys/rollout.pem: a file, or a key on a token as "
+        "pkcs11:token=NAME;id=%01?module-path=LIBRARY",
+    )
+    snapshot: str = _doc("", "the same for the key of the snapshot")
+    timestamp: str = _doc("", "the same for the key of the timestamp")
+    secret_file: str = _doc(
+        "", "file whose first line is their password or PIN; by default $MUSTER_KEY_PASSWORD"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerConfig:
     tick_s: float = _doc(1.0, "how often the controller looks at the rollouts under way")
 
@@ -156,6 +171,12 @@ class FleetConfig:
     broker: BrokerConfig = field(
         default_factory=BrokerConfig,
         metadata={"doc": "how messages reach the devices"},
+    )
+    keys: KeysConfig = field(
+        default_factory=KeysConfig,
+        metadata={
+            "doc": "where the keys lie that the fleet manager signs with, see docs/rotation.md"
+        },
     )
     controller: ControllerConfig = field(
         default_factory=ControllerConfig,

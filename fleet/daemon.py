@@ -51,6 +51,8 @@ from fleet.registry.device_keys import EnrolledKeys
 from fleet.registry.devices import set_all_offline
 from fleet.registry.identities import Identities, IdentityPolicy
 from fleet.repository import Repository
+from fleet.repository.configured import online_keys
+from fleet.repository.keys import offline_folder
 from fleet.rollout.check_runner import CheckRunner
 from fleet.rollout.executor import Executor, ExecutorLimits
 from fleet.store.engine import Store, open_store
@@ -117,7 +119,9 @@ class FleetManager:
         self.home = home
         self.config = config
         self.artifacts = FolderArtifacts(home.artifacts)
-        self.repository = Repository(home.path, self.artifacts.manifest)
+        self.repository = Repository(
+            home.path, self.artifacts.manifest, online_keys(home, config.keys)
+        )
         targets = load_targets(home.path, config.webhook)
         self.store: Store = open_store(home.database)
         self.writer = Writer(self.store)
@@ -221,6 +225,13 @@ class FleetManager:
         restored = await asyncio.to_thread(restore_bundle_rows, self.services)
         if restored:
             _LOG.warning("%d published bundles were missing in the database: added", restored)
+        left = self.repository.offline_keys()
+        if left:
+            _LOG.warning(
+                "%d offline keys still lie in %s (%s, ...): whoever gets hold of this machine gets them too. "
+                "Move each to its holder's medium",
+                len(left), offline_folder(self.home.path), left[0],
+            )  # fmt: skip
         await self._renew()
         await self.executor.reconcile()
         await self.publish()
@@ -364,8 +375,8 @@ class FleetManager:
         for role, left_s in self.repository.expiring(now_s, EXPIRY_WARNING_S).items():
             _LOG.warning(
                 "the %s metadata expires in %.1f days: devices then accept nothing new. Sign it "
-                "again with its key",
-                role, left_s / DAY_S,
+                "again: fleet key request %s",
+                role, left_s / DAY_S, role,
             )  # fmt: skip
         return changed
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that the tests need and pip cannot bring: a real Mosquitto broker.
+# Installs the Debian packages that the tests need and pip cannot bring: a real Mosquitto broker, and SoftHSM (a PKCS #11
+# token made of files).
 # Does nothing when they are there. Exits 0 when everything is there at the end, 3 when something is missing and may
 # not be installed here (not root, no password-less sudo, or not a Debian); the tests that need it then say so, and
 # with CI=true they fail instead of being skipped.
@@ -7,6 +8,7 @@ set -eu
 
 missing=""
 [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null 2>&1 || missing="$missing mosquitto"
+command -v softhsm2-util >/dev/null 2>&1 || missing="$missing softhsm2"
 
 if [ -z "$missing" ]; then
     exit 0

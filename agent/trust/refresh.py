@@ -11,7 +11,8 @@ Rules kept here:
   source.
 * Time is the later of the clock and the state's floor. The floor rises with every verified
   timestamp; only new timestamp keys in a newer root let it fall, because a stolen timestamp key may
-  have pushed it into the future.
+  have pushed it into the future. For the same reason these keys let versions fall: what was accepted
+  under replaced keys is no measure of what is new.
 * An emergency role that has expired is verified and kept all the same: what it blocks stays blocked, and a fleet whose
   holders of that key are away can still be directed. See :mod:`agent.trust.emergency`.
 * What was verified before a refusal stays verified: roots, timestamp and snapshot are kept as the
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tuf.api import exceptions as tuf_errors
+from tuf.api.metadata import Metadata, Root, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from agent.errors import DeviceError
@@ -35,6 +37,7 @@ from agent.trust.limits import TrustLimits
 from agent.trust.pack import METADATA_NAME, open_pack
 from agent.trust.reading import releases
 from agent.trust.refusals import CLIENT_ERRORS, refusal_of
+from agent.trust.release import BUNDLE_PREFIX, bundle_path
 from agent.trust.scratch import fill, read_back, scratch_folder
 from agent.trust.state import TrustState
 
@@ -54,7 +57,7 @@ _LATEST_S: Final = (
 
 # Asking for one path of each kind makes the client load and verify the roles that answer for them;
 # releases come first, so that no directive is taken over without the releases it may name.
-_PROBES: Final = ("bundles/-/-", "rollouts/-")
+_PROBES: Final = ("rollouts/-",)
 _EMERGENCY: Final = f"{EMERGENCY_ROLE}.json"
 _KEPT_ON_REFUSAL: Final = ("timestamp.json", "snapshot.json")
 
@@ -68,6 +71,8 @@ class TrustRefresher:
         limits: sizes beyond which nothing is read.
         known_past: a time that is known to be past whatever was signed, in seconds since the epoch: when
             this agent was built, when its own certificate begins.
+        device_class: whose releases are read: the role that speaks for this class, and no other. None reads those
+            of every class, for a reader that stands for devices of several.
     """
 
     def __init__(
@@ -75,10 +80,12 @@ class TrustRefresher:
         bootstrap_root: bytes,
         limits: TrustLimits | None = None,
         known_past: Callable[[], float] = lambda: 0.0,
+        device_class: str | None = None,
     ) -> None:
         self._bootstrap_root = bootstrap_root
         self._limits = limits or TrustLimits()
         self._known_past = known_past
+        self._device_class = device_class
 
     def refresh(
         self, state: TrustState, source: "MetadataSource", pack: bytes | None, now_s: float
@@ -120,7 +127,7 @@ class TrustRefresher:
         try:
             return self._refresh_at(state, source, offered, now_s)
         except ExpiredError as error:
-            if error.progress is None or not _timestamp_keys_changed(state, error.progress):
+            if error.progress is None or not _floor_is_of_replaced_keys(state, error.progress):
                 raise
             rotated = replace(error.progress, floor_s=self._known_past())
         # The floor was raised with keys that the newer root has replaced: judge by the clock once,
@@ -138,8 +145,8 @@ class TrustRefresher:
             fill(folder, state.files)
             fetcher, updater = _Fetcher(source, offered), None
             try:
-                updater = self._client(folder, fetcher, state.trusted_now_s(now_s))
-                for path in _PROBES:
+                updater = self._client(folder, fetcher, state, now_s)
+                for path in (*self._release_probes(updater), *_PROBES):
                     updater.get_targetinfo(path)
                 lapsed = _ask_emergency(updater, fetcher)
             except CLIENT_ERRORS as error:
@@ -152,15 +159,32 @@ class TrustRefresher:
         refreshed = _with_floor(refreshed, (_newest_root(refreshed), *_roles(files)))
         return refreshed.with_floors_raised(releases(refreshed).values())
 
+    def _release_probes(self, updater: Updater) -> Iterator[str]:
+        """A path for each release role that is to be read."""
+        if self._device_class is not None:
+            yield bundle_path(self._device_class, "-", "-")
+            return
+        updater.refresh()
+        delegations = updater._trusted_set.targets.delegations
+        for role in ((delegations and delegations.roles) or {}).values():
+            yield from (
+                path.replace("*", "-")
+                for path in role.paths or ()
+                if path.startswith(BUNDLE_PREFIX)
+            )
+
     def _client(
         self,
         folder: Path,
         fetcher: "_Fetcher",
-        trusted_now_s: float,
+        state: TrustState,
+        now_s: float,
     ) -> Updater:
         limits = self._limits
+        # The client walks from the bootstrap root, and counts the roots after it that are here already.
+        held = max(0, len(state.files) - len(_roles(state.files)) - 1)
         config = UpdaterConfig(
-            max_root_rotations=limits.root_rotations,
+            max_root_rotations=limits.root_rotations + held,
             max_delegations=limits.delegations,
             root_max_length=limits.root_bytes,
             timestamp_max_length=limits.timestamp_bytes,
@@ -177,7 +201,7 @@ class TrustRefresher:
         # The client has no public way to be told the time; tests/agent/trust/test_refresh.py guards
         # this attribute.
         updater._trusted_set.reference_time = datetime.datetime.fromtimestamp(
-            min(max(trusted_now_s, 0.0), _LATEST_S), tz=datetime.UTC
+            min(max(state.trusted_now_s(now_s), 0.0), _LATEST_S), tz=datetime.UTC
         )
         return updater
 
@@ -301,18 +325,17 @@ def _newest_root(state: TrustState) -> str:
     return max(roots, key=lambda name: int(name.partition(".")[0]))
 
 
-def _timestamp_keys_changed(before: TrustState, after: TrustState) -> bool:
-    """Whether a newer root, just verified, names other timestamp keys than the newest one before."""
-    if len(_roles(before.files)) == len(before.files):
+def _floor_is_of_replaced_keys(before: TrustState, after: TrustState) -> bool:
+    """Whether the newest root no longer trusts who signed the timestamp that was accepted last.
+
+    That root may have come with this refresh or with an earlier one that got no further.
+    """
+    if "timestamp.json" not in before.files:
         return False  # nothing was accepted before, so no key has raised the floor
-    earlier, newest = _newest_root(before), _newest_root(after)
-    return earlier in after.files and _timestamp_keys(after, earlier) != _timestamp_keys(
-        after, newest
-    )
-
-
-def _timestamp_keys(state: TrustState, root: str) -> frozenset[str]:
-    return frozenset(_signed(state.files, root)["roles"]["timestamp"]["keyids"])
+    root: Metadata[Root] = Metadata.from_bytes(after.files[_newest_root(after)])
+    accepted: Metadata[Timestamp] = Metadata.from_bytes(before.files["timestamp.json"])
+    signed = (accepted.signed_bytes, accepted.signatures)
+    return not root.signed.get_verification_result(Timestamp.type, *signed)
 
 
 def _signed(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import base64
 import binascii
 import re
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from fleet.api.door import call_of
@@ -22,7 +22,7 @@ from fleet.api.services import Services
 from fleet.errors import RequestError
 from fleet.store.bundles import list_bundles
 
-__all__ = ["router"]
+__all__ = ["decoded", "router"]
 
 MAX_PIECE_BYTES: Final = 1024 * 1024
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -46,8 +46,8 @@ def get_bundles(request: Request) -> Bundles:
 async def post_bundle(request: Request, body: BundleRequest) -> PublishedBundle:
     """Publish a bundle whose pieces have been uploaded. Repeating it changes nothing."""
     services = _services(request)
-    manifest = _decoded(body.manifest, "manifest")
-    release = _decoded(body.release, "release")
+    manifest = decoded(body.manifest, "manifest")
+    release = decoded(body.release, "release")
     published = await run_in_threadpool(
         publish_bundle, services, manifest, release, call_of(request)
     )
@@ -63,9 +63,11 @@ async def post_bundle(request: Request, body: BundleRequest) -> PublishedBundle:
 
 
 @router.get("/repository/release")
-def get_release(request: Request) -> Response:
-    """The release metadata as it is served to devices; its version is in it and in the header."""
-    raw, version = _services(request).repository.release_metadata()
+def get_release(
+    request: Request, device_class: Annotated[str, Query(alias="class", max_length=64)] = ""
+) -> Response:
+    """The release metadata as it is served to devices of a class; its version is in it and in the header."""
+    raw, version = _services(request).repository.release_metadata(device_class)
     return Response(raw, media_type="application/json", headers={"x-release-version": str(version)})
 
 
@@ -96,7 +98,12 @@ async def put_piece(request: Request, sha256: str) -> Response:
     return Response(status_code=204)
 
 
-def _decoded(text: str, what: str) -> bytes:
+def decoded(text: str, what: str) -> bytes:
+    """The bytes of a field.
+
+    Raises:
+        RequestError: it is not base64; the message says which field.
+    """
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

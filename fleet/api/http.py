@@ -14,6 +14,7 @@ from fleet.api import (
     devices,
     identity,
     problems,
+    roles,
     rollouts,
     tokens,
     webhooks,
@@ -52,6 +53,7 @@ def create_app(services: Services, names: Callable[[], frozenset[str]] = frozens
     app.include_router(devices.router)
     app.include_router(identity.router)
     app.include_router(bundles.router)
+    app.include_router(roles.router)
     app.include_router(rollouts.router)
     app.include_router(webhooks.router)
     app.include_router(tokens.router)
@@ -89,6 +91,7 @@ def _status(request: Request) -> Status:
         pack_bytes=len(services.feed.pack),
         broker=dict(services.broker()),
         ingest=_counted(services.ingest.counters),
+        offline_keys=list(services.repository.offline_keys()),
         webhooks=_told(told),
     )
 

@@ -16,7 +16,10 @@ __all__ = [
     "PieceDigests",
     "Problem",
     "PublishedBundle",
+    "RoleRequest",
+    "RoleVersions",
     "Status",
+    "TakenRole",
 ]
 
 MAX_DIGESTS: Final = 20_000
@@ -37,6 +40,18 @@ class BundleRequest(_Body):
     manifest: str = Field(description="manifest.json, base64", max_length=1024 * 1024)
     release: str = Field(
         description="the newly signed release metadata, base64", max_length=1024 * 1024
+    )
+
+
+class RoleRequest(_Body):
+    metadata: str = Field(
+        description="the signed metadata of the role, base64", max_length=1024 * 1024
+    )
+    companions: dict[str, str] = Field(
+        {}, description="base64 metadata of other roles that come with it, by role", max_length=64
+    )
+    manifests: list[str] = Field(
+        [], description="manifest.json of each new bundle, base64", max_length=64
     )
 
 
@@ -113,6 +128,17 @@ class PublishedBundle(BaseModel):
     changed: bool = Field(description="false: it was published before")
 
 
+class RoleVersions(BaseModel):
+    roots: list[dict[str, Any]] = Field(description="every root, the first one first")
+    versions: dict[str, int] = Field(description="version of each role")
+
+
+class TakenRole(BaseModel):
+    role: str
+    version: int
+    changed: bool = Field(description="false: it was published before")
+
+
 class Status(BaseModel):
     fleet: str
     version: str
@@ -126,4 +152,7 @@ class Status(BaseModel):
     pack_bytes: int
     broker: dict[str, Any]
     ingest: dict[str, Any]
+    offline_keys: list[str] = Field(
+        [], description="offline keys that still lie in the fleet folder; move them away"
+    )
     webhooks: dict[str, Any] = Field(description="events that wait, were given up, and whose fault")

@@ -1,27 +1,66 @@
 """Publishing a bundle: from a manifest, a newly signed release role and pieces that are here, to
 every device's metadata.
 
+The same for every other role that people sign elsewhere: taken over once it is signed by enough keys.
+
 Rules kept here: nothing is signed into the world that a device could not fetch whole; publishing
 the same bundle again changes nothing, wherever the first attempt was interrupted; the server checks
 the release role and never signs it.
 """
 
 import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent.bundle import Manifest, manifest_sha256, parse_manifest
 from agent.bundle.errors import ManifestError
 from agent.trust import BundleRelease, bundle_path
-from fleet.api.services import Services
+from fleet.artifacts.folder import FolderArtifacts
 from fleet.errors import ConflictError, RefusedError
 from fleet.operators.call import Call
+from fleet.repository import Repository
 from fleet.repository.release import parse_release_role, read_entries
+from fleet.repository.roles import is_release_role
 from fleet.store.bundles import add_bundle, bundle_paths
+from fleet.store.engine import Store
 
-__all__ = ["Published", "publish_bundle", "restore_bundle_rows"]
+__all__ = [
+    "Place",
+    "Published",
+    "RoleTaken",
+    "publish_bundle",
+    "restore_bundle_rows",
+    "take_over_role",
+]
 
 _LOG = logging.getLogger(__name__)
 _MISSING_SHOWN = 3
+
+
+class Place(Protocol):
+    """Where something is published: the running fleet manager's services, or a folder that stands still."""
+
+    @property
+    def repository(self) -> Repository: ...
+
+    @property
+    def artifacts(self) -> FolderArtifacts: ...
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def now_s(self) -> Callable[[], float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTaken:
+    """``changed`` False: this version was published before."""
+
+    role: str
+    version: int
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +73,7 @@ class Published:
 
 
 def publish_bundle(
-    services: Services, raw_manifest: bytes, release_role: bytes, call: Call
+    services: Place, raw_manifest: bytes, release_role: bytes, call: Call
 ) -> Published:
     """Check everything, take the release role over, note the bundle. Blocking.
 
@@ -59,15 +98,63 @@ def publish_bundle(
     changed = signed is None
     if signed is None:
         signed = _announced(release_role, path, digest, len(raw_manifest))
-        services.repository.publish(release_role, services.now_s())
+        role = services.repository.release_role(path)
+        services.repository.publish(release_role, services.now_s(), role=role)
     with services.store.begin() as connection:
         add_bundle(connection, signed, manifest, services.now_s())
         call.record(connection, f"release {signed.release}" if changed else "was published before")
-    _, version = services.repository.release_metadata()
+    _, version = services.repository.release_metadata(manifest.device_class)
     return Published(signed, version, changed)
 
 
-def restore_bundle_rows(services: Services) -> int:
+def take_over_role(
+    services: Place,
+    role: str,
+    raw: bytes,
+    companions: Mapping[str, bytes],
+    manifests: Iterable[bytes],
+) -> RoleTaken:
+    """Take over the next version of a role that people have signed. Blocking. Repeating it changes nothing.
+
+    Args:
+        services: where.
+        role: root, targets, a release role or emergency.
+        raw: its file.
+        companions: files of other roles that come with it.
+        manifests: of the bundles that are new in a release role.
+
+    Raises:
+        BundleError: a manifest breaks a rule of the format.
+        RefusedError: it is not acceptable, or a piece or the manifest of a new bundle is missing.
+        ConflictError: it is not the version after the current one.
+        RequestError: there is no such role.
+    """
+    before = services.repository.role_metadata(role)
+    if is_release_role(role):
+        _bring_manifests(services, raw, manifests)
+    version = services.repository.accept(role, raw, services.now_s(), companions=companions)
+    restore_bundle_rows(services)
+    return RoleTaken(role, version, before != raw)
+
+
+def _bring_manifests(services: Place, release_role: bytes, manifests: Iterable[bytes]) -> None:
+    """Keep the manifests of new bundles, once all their pieces are here."""
+    offered = {manifest_sha256(raw): raw for raw in manifests}
+    known = services.repository.releases()
+    for path, release in read_entries(parse_release_role(release_role).signed).items():
+        if path in known:
+            continue
+        raw = offered.get(release.sha256) or services.artifacts.manifest(release.sha256)
+        if raw is None:
+            raise RefusedError(
+                f"{path} cannot be published: its manifest is not here. Make the request anew with "
+                "`fleet bundle publish`"
+            )
+        _require_pieces(services, parse_manifest(raw), path)
+        services.artifacts.put_manifest(raw)
+
+
+def restore_bundle_rows(services: Place) -> int:
     """Note every released bundle that the table does not know (a crash after signing); how many."""
     with services.store.read() as connection:
         known = bundle_paths(connection)
@@ -86,7 +173,7 @@ def restore_bundle_rows(services: Services) -> int:
     return restored
 
 
-def _require_pieces(services: Services, manifest: Manifest, path: str) -> None:
+def _require_pieces(services: Place, manifest: Manifest, path: str) -> None:
     pieces = [piece.sha256 for piece in manifest.pieces()]
     missing = services.artifacts.missing(pieces)
     if missing:

@@ -12,13 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from tuf.api.metadata import Targets
+
 from agent.bundle import BundleFileError, Manifest, Piece
 from agent.bundle.folder import open_bundle_file, read_bundle, verify_folder
 from agent.runtime.onnx_scan import scan_bundle
 from fleet.errors import ConflictError, RefusedError
 from fleet.repository.release import ReleaseEntry, parse_release_role, read_entries, sign_release
 
-__all__ = ["PieceProgress", "PublishRequest", "Published", "Server", "publish_folder"]
+__all__ = [
+    "PieceProgress",
+    "PublishRequest",
+    "Published",
+    "Server",
+    "Uploaded",
+    "publish_folder",
+    "require_release",
+    "upload_folder",
+]
 
 SIGN_ATTEMPTS: Final = 3
 ASKED_AT_ONCE: Final = 4096
@@ -62,6 +73,16 @@ class Published:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A bundle whose pieces are all at the server. Pieces and bytes are of what was sent now."""
+
+    manifest: Manifest
+    raw: bytes
+    pieces: int
+    size_bytes: int
+
+
 def publish_folder(
     server: Server, request: PublishRequest, progress: PieceProgress = lambda _sent, _all: None
 ) -> Published:
@@ -72,20 +93,33 @@ def publish_folder(
         ConfigError: the key cannot be read.
         FleetError: the server refused, or cannot be reached.
     """
-    verify_folder(request.folder)
-    manifest, raw = read_bundle(request.folder)
-    scan_bundle(request.folder, manifest)
-    missing = _missing(server, manifest.pieces())
-    sent_bytes = _upload(server, request.folder, manifest, missing, progress)
-    answer = _hand_in(server, request, manifest, raw)
+    sent = upload_folder(server, request.folder, progress)
+    answer = _hand_in(server, request, sent.manifest, sent.raw)
     return Published(
         path=answer["path"],
         manifest_sha256=answer["manifest_sha256"],
         release=int(answer["release"]),
         changed=bool(answer["changed"]),
-        sent_pieces=len(missing),
-        sent_bytes=sent_bytes,
-        size_bytes=manifest.size_bytes,
+        sent_pieces=sent.pieces,
+        sent_bytes=sent.size_bytes,
+        size_bytes=sent.manifest.size_bytes,
+    )
+
+
+def upload_folder(
+    server: Server, folder: Path, progress: PieceProgress = lambda _sent, _all: None
+) -> Uploaded:
+    """Send the pieces that the fleet manager lacks. Nothing is signed or published by that.
+
+    Raises:
+        BundleError: the folder is not a whole bundle. FleetError: the server refused, or cannot be reached.
+    """
+    verify_folder(folder)
+    manifest, raw = read_bundle(folder)
+    scan_bundle(folder, manifest)
+    missing = _missing(server, manifest.pieces())
+    return Uploaded(
+        manifest, raw, len(missing), _upload(server, folder, manifest, missing, progress)
     )
 
 
@@ -140,15 +174,9 @@ def _contents(folder: Path, manifest: Manifest, wanted: set[str]) -> Iterator[tu
 def _hand_in(server: Server, request: PublishRequest, manifest: Manifest, raw: bytes) -> Any:
     entry = ReleaseEntry.of(manifest, min_release=request.min_release)
     for attempt in range(1, SIGN_ATTEMPTS + 1):
-        current = server.get_bytes("/v1/repository/release")
+        current = server.get_bytes(f"/v1/repository/release?class={manifest.device_class}")
         signed = sign_release(current, request.key, entry, raw, request.now_s)
-        release = read_entries(parse_release_role(signed).signed)[entry.path].release
-        if request.release not in (0, release):
-            raise RefusedError(
-                f"{entry.path} is release {release} of {manifest.model} for class "
-                f"{manifest.device_class}, not {request.release}: somebody has published in between, "
-                f"or the number is wrong. Nothing was published"
-            )
+        require_release(manifest, parse_release_role(signed).signed, request.release)
         body = {
             "manifest": base64.b64encode(raw).decode(),
             "release": base64.b64encode(signed).decode(),
@@ -160,3 +188,19 @@ def _hand_in(server: Server, request: PublishRequest, manifest: Manifest, raw: b
             if attempt == SIGN_ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
+
+
+def require_release(manifest: Manifest, release_role: Targets, wanted: int) -> int:
+    """The release number that a bundle gets.
+
+    Raises:
+        RefusedError: it is not the number that was asked for (0: any).
+    """
+    release = read_entries(release_role)[manifest.path].release
+    if wanted not in (0, release):
+        raise RefusedError(
+            f"{manifest.path} is release {release} of {manifest.model} for class "
+            f"{manifest.device_class}, not {wanted}: somebody has published in between, "
+            f"or the number is wrong. Nothing was published"
+        )
+    return release

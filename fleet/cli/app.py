@@ -38,6 +38,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("status", "fleet.cli.status", "status"),
     Command("bundle", "fleet.cli.bundle", "app"),
     Command("rollout", "fleet.cli.rollout", "app"),
+    Command("key", "fleet.cli.key", "app"),
     Command("device", "fleet.cli.device", "app"),
     Command("webhook", "fleet.cli.webhook", "app"),
     Command("token", "fleet.cli.token", "app"),

@@ -17,9 +17,10 @@ from agent.errors import BundleError
 from agent.runtime import run_trial_blocking
 from agent.runtime.onnx_scan import scan_bundle
 from agent.runtime.verdict import clean_text
-from fleet.artifacts.publish import PieceProgress, PublishRequest, publish_folder
+from fleet.artifacts.publish import PieceProgress
 from fleet.cli.client import FleetClient, ServerOption
 from fleet.cli.output import (
+    ExitCode,
     JsonOption,
     errors,
     print_json,
@@ -27,9 +28,14 @@ from fleet.cli.output import (
     progress_console,
     say,
 )
+from fleet.cli.publishing import Wanted, publish_or_ask
 from fleet.cli.rollout_view import when
+from fleet.cli.signing_files import save_request, tell_request
 from fleet.errors import ConfigError, RefusedError
 from fleet.home import home_of
+from fleet.repository.keys import key_path, read_password
+from fleet.repository.request import SigningRequest
+from fleet.repository.roles import SIMPLE_RELEASE
 
 __all__ = ["app"]
 
@@ -130,11 +136,20 @@ def verify(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
 
 
 @app.command()
-def publish(
+def publish(  # noqa: PLR0913, PLR0917 -- each parameter is an option
     folder: Path = _Folder,
     server: str = ServerOption,
-    key: Path | None = typer.Option(
-        None, "--key", help="The release key; by default keys/release.pem of the fleet folder."
+    key: list[Path] = typer.Option(
+        [],
+        "--key",
+        help="A release key; repeatable. By default keys/release.pem of the fleet folder; where there is none, a "
+        "signing request is written.",
+    ),
+    password_file: Path | None = typer.Option(
+        None, "--password-file", metavar="FILE", help="File with the password of encrypted keys."
+    ),
+    out: Path | None = typer.Option(
+        None, "--out", metavar="FILE", help="Where a signing request is written, if one is needed."
     ),
     release: int = typer.Option(
         0, "--release", min=0, help="Refuse unless the bundle becomes this release of its model."
@@ -147,17 +162,23 @@ def publish(
     ),
     as_json: bool = JsonOption,
 ) -> None:
-    """Upload what the fleet manager lacks, sign the bundle's release and hand it in."""
+    """Upload what the fleet manager lacks, sign the bundle's release and hand it in.
+
+    Exit code 4: not published yet, for the keys that must sign are not here; a signing request says so.
+    """
     with errors(as_json):
-        path = key or home_of(None) / "keys" / "release.pem"
-        if not path.is_file():
-            raise ConfigError(
-                f"there is no release key at {path}: say where it is with --key, or set MUSTER_HOME "
-                f"to the fleet folder"
-            )
-        request = PublishRequest(folder, path, time.time(), release, min_release)
+        local = key_path(home_of(None), SIMPLE_RELEASE)
+        keys = key or ([local] if local.is_file() else [])
+        for path in keys:
+            if not path.is_file():
+                raise ConfigError(f"there is no release key at {path}: say where it is with --key")
+        wanted = Wanted(folder, tuple(keys), time.time(), release, min_release)
+        password = None if password_file is None else read_password(password_file)
         with FleetClient(server) as client, _upload_bar(as_json) as progress:
-            done = publish_folder(client, request, progress)
+            done = publish_or_ask(client, wanted, password, progress)
+        if isinstance(done, SigningRequest):
+            tell_request(done, save_request(done, out), as_json)
+            raise typer.Exit(int(ExitCode.HOLDING))
         if as_json:
             print_json(asdict(done))
             return

@@ -33,6 +33,9 @@ def status(server: str = ServerOption, as_json: bool = JsonOption) -> None:
         ("broker", _line(found["broker"])),
         ("reports", _line(found["ingest"])),
     ]
+    if found["offline_keys"]:
+        count = len(found["offline_keys"])
+        rows.append(("keys", f"{count} offline keys still lie in the fleet folder: move them away"))
     if found["webhooks"]:
         told = {**found["webhooks"], "failing": ", ".join(found["webhooks"]["failing"])}
         rows.append(("webhooks", _line(told)))

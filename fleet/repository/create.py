@@ -4,7 +4,7 @@ Rules kept here: nothing that exists is overwritten; the timestamp is written la
 with a timestamp is a whole repository.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,22 @@ from agent.trust.reading import FLEET_FIELD
 from agent.trust.refresh import SIGNED_AT_FIELD
 from fleet.errors import ConflictError, ServerError
 from fleet.repository.files import write_durable
-from fleet.repository.keys import create_key, key_path
-from fleet.repository.roles import KEY_ROLES, VALIDITY, expiry, file_name, to_bytes
+from fleet.repository.keys import create_key, key_path, offline_folder, offline_key_path
+from fleet.repository.roles import (
+    SIMPLE_ROLES,
+    TOP_ROLES,
+    VALIDITY,
+    RolePlan,
+    expiry,
+    file_name,
+    to_bytes,
+    validity_s,
+)
 
-__all__ = ["init_repository", "metadata_folder"]
+__all__ = ["create_keys", "delegate", "init_repository", "metadata_folder", "sign_with"]
+
+Keys = Mapping[str, Sequence[CryptoSigner]]
+"""The keys of each role."""
 
 
 def metadata_folder(home: Path) -> Path:
@@ -36,13 +48,22 @@ def metadata_folder(home: Path) -> Path:
     return home / "repository" / "metadata"
 
 
-def init_repository(home: Path, *, fleet_name: str, now_s: float) -> bytes:
+def init_repository(
+    home: Path,
+    *,
+    fleet_name: str,
+    now_s: float,
+    plan: Sequence[RolePlan] = SIMPLE_ROLES,
+    password: bytes | None = None,
+) -> bytes:
     """Make ``keys/`` and ``repository/metadata/`` in a fleet folder.
 
     Args:
         home: the fleet folder; made when missing.
         fleet_name: name of the fleet, kept in the root.
         now_s: the time to sign at, in seconds since the epoch.
+        plan: the roles, in their order of trust.
+        password: encrypts the offline keys; None leaves them plain.
 
     Returns:
         The first root: what every device is given as its root of trust.
@@ -59,17 +80,14 @@ def init_repository(home: Path, *, fleet_name: str, now_s: float) -> bytes:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ServerError(f"cannot make {home}: {error.strerror or error}") from error
-    keys = {role: create_key(key_path(home, role)) for role in KEY_ROLES}
+    keys = {role.name: create_keys(home, role, password) for role in plan}
     files: dict[str, bytes] = {}
-    root = _root(keys, fleet_name, now_s)
-    _add(files, "root", root, keys)
-    for role, signed in (
-        ("targets", _targets(keys, now_s)),
-        ("release", Targets(expires=expiry(now_s, VALIDITY.release_s))),
-        ("rollout", Targets(expires=expiry(now_s, VALIDITY.rollout_s))),
-    ):
-        _add(files, role, signed, keys)
-    meta = {f"{role}.json": _meta(files, role) for role in ("targets", "release", "rollout")}
+    _add(files, "root", _root(plan, keys, fleet_name, now_s), keys)
+    _add(files, "targets", _targets(plan, keys, now_s), keys)
+    delegated = [role.name for role in plan if role.paths]
+    for name in delegated:
+        _add(files, name, Targets(expires=expiry(now_s, validity_s(name))), keys)
+    meta = {f"{role}.json": _meta(files, role) for role in ("targets", *delegated)}
     snapshot = Snapshot(expires=expiry(now_s, VALIDITY.snapshot_s), meta=meta)
     _add(files, "snapshot", snapshot, keys)
     timestamp = Timestamp(
@@ -83,36 +101,68 @@ def init_repository(home: Path, *, fleet_name: str, now_s: float) -> bytes:
     return files["1.root.json"]
 
 
-def _root(keys: Mapping[str, CryptoSigner], fleet_name: str, now_s: float) -> Root:
+def create_keys(
+    home: Path, role: RolePlan, password: bytes | None = None
+) -> tuple[CryptoSigner, ...]:
+    """Make and store the keys of one role: offline ones in a folder of their own.
+
+    Raises:
+        ConflictError: there is a key already. ServerError: one cannot be stored.
+    """
+    if not role.offline:
+        return (create_key(key_path(home, role.name)),)
+    try:
+        offline_folder(home).mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ServerError(f"cannot make {offline_folder(home)}: {error.strerror}") from error
+    paths = (offline_key_path(home, role.name, number + 1) for number in range(role.keys))
+    return tuple(create_key(path, password) for path in paths)
+
+
+def delegate(targets: Targets, role: RolePlan, keys: Sequence[CryptoSigner]) -> None:
+    """Let a role speak for its paths, after every role that stands there already."""
+    assert targets.delegations is not None
+    assert targets.delegations.roles is not None
+    targets.delegations.roles[role.name] = DelegatedRole(
+        role.name, [], threshold=role.threshold, terminating=True, paths=list(role.paths)
+    )
+    for key in keys:
+        targets.add_key(key.public_key, role.name)
+
+
+def sign_with(signed: Signed, keys: Sequence[CryptoSigner]) -> bytes:
+    """A metadata file with a signature of each key."""
+    metadata: Metadata[Any] = Metadata(signed)
+    for key in keys:
+        metadata.sign(key, append=True)
+    return to_bytes(metadata)
+
+
+def _root(plan: Sequence[RolePlan], keys: Keys, fleet_name: str, now_s: float) -> Root:
     root = Root(
         expires=expiry(now_s, VALIDITY.root_s),
         consistent_snapshot=True,
         unrecognized_fields={FLEET_FIELD: fleet_name},
     )
-    for role in ("root", "targets", "snapshot", "timestamp"):
-        root.add_key(keys[role].public_key, role)
+    for role in plan:
+        if role.name in TOP_ROLES:
+            root.roles[role.name].threshold = role.threshold
+            for key in keys[role.name]:
+                root.add_key(key.public_key, role.name)
     return root
 
 
-def _targets(keys: Mapping[str, CryptoSigner], now_s: float) -> Targets:
+def _targets(plan: Sequence[RolePlan], keys: Keys, now_s: float) -> Targets:
     """The top role: it says who speaks for which path, and lists nothing itself."""
-    paths = {"release": ["bundles/*/*"], "rollout": ["rollouts/*"]}
-    roles = {
-        role: DelegatedRole(role, [], threshold=1, terminating=True, paths=patterns)
-        for role, patterns in paths.items()
-    }
-    targets = Targets(expires=expiry(now_s, VALIDITY.targets_s), delegations=Delegations({}, roles))
-    for role in roles:
-        targets.add_key(keys[role].public_key, role)
+    targets = Targets(expires=expiry(now_s, VALIDITY.targets_s), delegations=Delegations({}, {}))
+    for role in plan:
+        if role.paths:
+            delegate(targets, role, keys[role.name])
     return targets
 
 
-def _add(
-    files: dict[str, bytes], role: str, signed: Signed, keys: Mapping[str, CryptoSigner]
-) -> None:
-    metadata: Metadata[Any] = Metadata(signed)
-    metadata.sign(keys[role])
-    files[file_name(role, signed.version)] = to_bytes(metadata)
+def _add(files: dict[str, bytes], role: str, signed: Signed, keys: Keys) -> None:
+    files[file_name(role, signed.version)] = sign_with(signed, keys[role])
 
 
 def _meta(files: Mapping[str, bytes], role: str) -> MetaFile:

@@ -10,7 +10,7 @@ named, not repaired.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
@@ -18,11 +18,16 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets
 from agent.trust.limits import TrustLimits
 from agent.trust.pack import encode_pack
 from fleet.errors import ConfigError, ServerError
-from fleet.repository.roles import file_name
+from fleet.repository.roles import file_name, is_release_role
 
-__all__ = ["Generation", "SignedFile", "pack_of", "read_generation"]
-
-_TARGET_ROLES: Final = ("targets", "release", "rollout")
+__all__ = [
+    "Generation",
+    "SignedFile",
+    "delegated_roles",
+    "pack_of",
+    "read_generation",
+    "role_for",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Generation:
     Attributes:
         roots: every root in order, the first one first.
         timestamp, snapshot: the files of these roles.
-        roles: the files of ``targets``, ``release`` and ``rollout``.
+        roles: the file of ``targets`` and of every role that it delegates to, in their order of trust.
     """
 
     roots: tuple[SignedFile, ...]
@@ -62,6 +67,15 @@ class Generation:
         return signed
 
     @property
+    def release_roles(self) -> tuple[str, ...]:
+        """The roles that approve bundles."""
+        return tuple(role for role in self.roles if is_release_role(role))
+
+    def role_for(self, path: str) -> str | None:
+        """The role that devices ask first for this path; None when nobody speaks for it."""
+        return role_for(self.targets("targets"), path)
+
+    @property
     def snapshot_signed(self) -> Snapshot:
         """What the snapshot says."""
         signed = self.snapshot.metadata.signed
@@ -69,7 +83,7 @@ class Generation:
         return signed
 
     def targets(self, role: str) -> Targets:
-        """What ``targets``, ``release`` or ``rollout`` says."""
+        """What ``targets`` or a role that it delegates to says."""
         signed = self.roles[role].metadata.signed
         assert isinstance(signed, Targets)
         return signed
@@ -111,13 +125,32 @@ def read_generation(folder: Path) -> Generation:
     assert isinstance(timestamp.metadata.signed, Timestamp)
     snapshot = _read_named(folder, "snapshot", timestamp.metadata.signed.snapshot_meta, Snapshot)
     assert isinstance(snapshot.metadata.signed, Snapshot)
-    roles = {}
-    for role in _TARGET_ROLES:
-        named = snapshot.metadata.signed.meta.get(f"{role}.json")
-        if named is None:
-            raise ServerError(f"the snapshot in {folder} does not name {role}; restore a backup")
-        roles[role] = _read_named(folder, role, named, Targets)
+    roles = {"targets": _read_role(folder, "targets", snapshot.metadata.signed)}
+    top = roles["targets"].metadata.signed
+    assert isinstance(top, Targets)
+    for role in delegated_roles(top):
+        roles[role] = _read_role(folder, role, snapshot.metadata.signed)
     return Generation(tuple(roots), timestamp, snapshot, roles)
+
+
+def delegated_roles(targets: Targets) -> tuple[str, ...]:
+    """The roles that a targets role delegates to, in their order of trust."""
+    return tuple((targets.delegations and targets.delegations.roles) or ())
+
+
+def role_for(targets: Targets, path: str) -> str | None:
+    """The role that devices ask first for this path; None when nobody speaks for it."""
+    if targets.delegations is None:
+        return None
+    found = next(iter(targets.delegations.get_roles_for_target(path)), None)
+    return None if found is None else found[0]
+
+
+def _read_role(folder: Path, role: str, snapshot: Snapshot) -> SignedFile:
+    named = snapshot.meta.get(f"{role}.json")
+    if named is None:
+        raise ServerError(f"the snapshot in {folder} does not name {role}; restore a backup")
+    return _read_named(folder, role, named, Targets)
 
 
 def _read_named(folder: Path, role: str, named: MetaFile, kind: type[Signed]) -> SignedFile:

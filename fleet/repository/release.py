@@ -22,7 +22,14 @@ from fleet.errors import ConflictError, RefusedError
 from fleet.repository.keys import load_key
 from fleet.repository.roles import VALIDITY, expiry, to_bytes
 
-__all__ = ["ReleaseEntry", "parse_release_role", "read_entries", "renew_release", "sign_release"]
+__all__ = [
+    "ReleaseEntry",
+    "next_release",
+    "parse_release_role",
+    "read_entries",
+    "renew_release",
+    "sign_release",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +101,21 @@ def sign_release(
         ConflictError: the path is signed already, for another manifest.
         ConfigError: the key cannot be read.
     """
+    metadata = next_release(current_release, entry, raw_manifest, now_s)
+    metadata.sign(load_key(key_path))
+    return to_bytes(metadata)
+
+
+def next_release(
+    current_release: bytes, entry: ReleaseEntry, raw_manifest: bytes, now_s: float
+) -> "Metadata[Targets]":
+    """The next version of the release role, with one bundle more, signed by nobody yet.
+
+    Asked again for a bundle that is in it already, it has the same entries for longer.
+
+    Raises:
+        ManifestError, RefusedError, ConflictError: as :func:`sign_release`.
+    """
     manifest = parse_manifest(raw_manifest)
     described = bundle_path(manifest.device_class, manifest.model, manifest.version)
     if described != entry.path:
@@ -114,7 +136,7 @@ def sign_release(
             release.length, {"sha256": digest}, entry.path, {"custom": release.to_json()}
         )
 
-    return _sign_next(current_release, key_path, now_s, add)
+    return _next(current_release, now_s, add)
 
 
 def renew_release(current_release: bytes, key_path: Path, now_s: float) -> bytes:
@@ -123,7 +145,9 @@ def renew_release(current_release: bytes, key_path: Path, now_s: float) -> bytes
     Raises:
         RefusedError: the role cannot be read. ConfigError: the key cannot be read.
     """
-    return _sign_next(current_release, key_path, now_s, lambda _targets: None)
+    metadata = _next(current_release, now_s, lambda _targets: None)
+    metadata.sign(load_key(key_path))
+    return to_bytes(metadata)
 
 
 def parse_release_role(raw: bytes) -> "Metadata[Targets]":
@@ -192,13 +216,11 @@ def _next_release(
     )
 
 
-def _sign_next(
-    current: bytes, key_path: Path, now_s: float, change: Callable[[Targets], None]
-) -> bytes:
+def _next(current: bytes, now_s: float, change: Callable[[Targets], None]) -> "Metadata[Targets]":
     metadata = parse_release_role(current)
     change(metadata.signed)
     read_entries(metadata.signed)  # what devices would not understand is not signed
     metadata.signed.version += 1
     metadata.signed.expires = expiry(now_s, VALIDITY.release_s)
-    metadata.sign(load_key(key_path))
-    return to_bytes(metadata)
+    metadata.signatures.clear()
+    return metadata

@@ -2,12 +2,11 @@
 
 Rules kept here:
 
-* The timestamp is the commit: it is written last, and what it does not lead to does not exist. A
-crash between two
-  files leaves files that nothing names; the next change overwrites them.
-* The server holds the keys of rollout, snapshot and timestamp only. Releases arrive signed and are
-checked like a
-  device would check them, and more strictly: none that was published may vanish or change by
+* The timestamp is the commit: it is written last, and what it does not lead to does not exist. A crash between two
+  files leaves files that nothing names; the next change overwrites them. Only a new root counts before its timestamp
+  does, see :mod:`fleet.repository.adoption`.
+* The server holds the keys of rollout, snapshot and timestamp only. What people sign arrives signed and is
+  checked like a device would check it, and more strictly: no bundle that was published may vanish or change by
   accident.
 * Signing the same directives again changes nothing, so that reconciling is cheap and harmless.
 * What devices would refuse, for its size or its signature, is refused here first.
@@ -18,26 +17,37 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 
-from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import MetaFile, Signed, Snapshot, Targets, Timestamp
 
-from agent.trust import BundleRelease, Directive
+from agent.trust import BundleRelease, Directive, bundle_path
 from agent.trust.pack import METADATA_NAME
 from agent.trust.refresh import SIGNED_AT_FIELD
-from fleet.errors import ConfigError, ConflictError, RefusedError, ServerError
+from fleet.errors import NotFoundError, ServerError
+from fleet.home import Home
+from fleet.repository.acceptance import require_role
+from fleet.repository.adoption import finish_adoption, plan_adoption, staged_timestamp
 from fleet.repository.create import metadata_folder
 from fleet.repository.files import write_durable
 from fleet.repository.generation import Generation, SignedFile, pack_of, read_generation
-from fleet.repository.keys import key_path, load_key
-from fleet.repository.release import parse_release_role, read_entries
-from fleet.repository.roles import VALIDITY, expiry, file_name, needs_renewal, to_bytes
+from fleet.repository.keyring import OnlineKeys
+from fleet.repository.keys import offline_folder
+from fleet.repository.online import ServerSigner
+from fleet.repository.release import read_entries
+from fleet.repository.roles import (
+    EMERGENCY,
+    SIMPLE_RELEASE,
+    VALIDITY,
+    expiry,
+    file_name,
+    is_release_role,
+    needs_renewal,
+)
 from fleet.repository.rules import (
     LIMITS,
     check_fits,
-    check_kept,
     directive_targets,
     next_rollout,
     timestamp_validity_s,
@@ -45,6 +55,7 @@ from fleet.repository.rules import (
 
 __all__ = ["Repository"]
 
+_NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 _VERSIONS_KEPT: Final = 50
 """Old versions of a role that are still served to a device in the middle of a refresh."""
 
@@ -57,18 +68,25 @@ class Repository:
         manifest: gives a manifest's bytes by its digest, None when there is none; by default the
         fleet folder's own
             artifacts are asked.
+        online: where the keys of rollout, snapshot and timestamp lie; by default in ``keys/``.
 
     Raises:
         ConfigError: there is no repository in the folder.
         ServerError: there is one, and it is damaged.
     """
 
-    def __init__(self, home: Path, manifest: Callable[[str], bytes | None] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        manifest: Callable[[str], bytes | None] | None = None,
+        online: OnlineKeys | None = None,
+    ) -> None:
         self._home = home
         self._folder = metadata_folder(home)
         self._manifest = manifest or _artifacts_of(home)
         self._lock = threading.Lock()
-        self._keys: dict[str, CryptoSigner] = {}
+        self._keys = ServerSigner(home, online or OnlineKeys())
+        finish_adoption(self._folder)
         self._generation = read_generation(self._folder)
 
     # --- what is signed ---------------------------------------------------------------------------
@@ -77,6 +95,11 @@ class Repository:
     def version(self) -> int:
         """Version of the timestamp: it goes up with every change."""
         return self._generation.timestamp.version
+
+    @property
+    def generation(self) -> Generation:
+        """Everything that is signed now, as one value."""
+        return self._generation
 
     def metadata(self, name: str) -> bytes | None:
         """A metadata file by the name it is served by; None when there is none.
@@ -101,13 +124,64 @@ class Repository:
         return self._manifest(sha256)
 
     def releases(self) -> dict[str, BundleRelease]:
-        """Every released bundle by path."""
-        return read_entries(self._generation.targets("release"))
+        """Every released bundle by path, of every class."""
+        return {
+            path: release
+            for role in self._generation.release_roles
+            for path, release in read_entries(self._generation.targets(role)).items()
+            if self._generation.role_for(path) == role
+        }
 
-    def release_metadata(self) -> tuple[bytes, int]:
-        """The release role's file and version: what the releaser signs the next version of."""
-        release = self._generation.roles["release"]
-        return release.content, release.version
+    def release_metadata(self, device_class: str = "") -> tuple[bytes, int]:
+        """A release role's file and version: what the releaser signs the next version of.
+
+        Args:
+            device_class: the class whose bundles it approves; empty where one role approves every class.
+
+        Raises:
+            NotFoundError: no role approves bundles of that class.
+        """
+        role = self.release_role(bundle_path(device_class or "-", "-", "-"))
+        file = self._generation.roles[role]
+        return file.content, file.version
+
+    def release_role(self, path: str) -> str:
+        """The role that approves the bundle at this path.
+
+        Raises:
+            NotFoundError: none does.
+        """
+        role = self._generation.role_for(path)
+        if role is None or not is_release_role(role):
+            known = ", ".join(self._generation.release_roles) or "none"
+            raise NotFoundError(
+                f"no release role speaks for {path[:200]} (there are: {known}); "
+                "`fleet key add-class CLASS` makes one for a device class"
+            )
+        return role
+
+    def roles(self) -> dict[str, int]:
+        """Version of every role but the timestamp, by name, the root first."""
+        current = self._generation
+        found = {"root": current.root.version}
+        found |= {role: file.version for role, file in current.roles.items()}
+        return found | {"snapshot": current.snapshot.version}
+
+    def role_metadata(self, role: str) -> bytes:
+        """The newest file of a role that people sign.
+
+        Raises:
+            RequestError: there is no such role.
+        """
+        return require_role(self._generation, role).content
+
+    def roots(self) -> tuple[bytes, ...]:
+        """Every root, the first one first."""
+        return tuple(root.content for root in self._generation.roots)
+
+    def offline_keys(self) -> tuple[str, ...]:
+        """Names of the offline keys that still lie in the fleet folder."""
+        return tuple(path.name for path in sorted(offline_folder(self._home).glob("*.pem")))
 
     def directives(self) -> tuple[Directive, ...]:
         """The signed directives, newest number first."""
@@ -121,14 +195,13 @@ class Repository:
         return pack_of(self._generation, LIMITS)
 
     def expiring(self, now_s: float, within_s: float) -> dict[str, float]:
-        """Roles that the server cannot renew and that expire within ``within_s``: seconds left by
+        """Roles that the server does not renew and that expire within ``within_s``: seconds left by
         role."""
         current = self._generation
-        signed: dict[str, Signed] = {
-            "root": current.root,
-            "targets": current.targets("targets"),
-            "release": current.targets("release"),
-        }
+        signed: dict[str, Signed] = {"root": current.root}
+        signed |= {role: current.targets(role) for role in current.roles if role != "rollout"}
+        if self._renews_emergency():
+            del signed[EMERGENCY]
         left = {role: entry.expires.timestamp() - now_s for role, entry in signed.items()}
         return {role: left_s for role, left_s in left.items() if left_s < within_s}
 
@@ -150,47 +223,98 @@ class Repository:
             current = self._generation.targets("rollout")
             if current.targets == targets:
                 return False
-            rollout = self._sign("rollout", next_rollout(current, targets, now_s))
+            rollout = self._keys.sign(
+                "rollout", next_rollout(current, targets, now_s), self._generation
+            )
             self._commit({"rollout": rollout}, now_s)
             return True
 
     def publish(
-        self, release_metadata: bytes, now_s: float, removed: frozenset[str] = frozenset()
+        self,
+        release_metadata: bytes,
+        now_s: float,
+        removed: frozenset[str] = frozenset(),
+        role: str = SIMPLE_RELEASE,
     ) -> int:
-        """Take over the next version of the release role, signed elsewhere.
-
-        Publishing what is published already changes nothing.
+        """Take over the next version of a release role, signed elsewhere; as :meth:`accept`.
 
         Args:
             release_metadata: the role's file.
             now_s: the time, in seconds since the epoch.
             removed: paths that may vanish; any other missing path is refused.
+            role: which release role.
+        """
+        return self.accept(role, release_metadata, now_s, removed=removed)
+
+    def accept(
+        self,
+        role: str,
+        raw: bytes,
+        now_s: float,
+        *,
+        companions: Mapping[str, bytes] = _NOTHING,
+        removed: frozenset[str] = frozenset(),
+    ) -> int:
+        """Take over the next version of a role that people sign, and lead devices to it.
+
+        Accepting what is published already changes nothing.
+
+        Args:
+            role: root, targets, a release role or emergency.
+            raw: the role's file.
+            now_s: the time, in seconds since the epoch.
+            companions: with targets: files of delegated roles that are new, or whose keys it changes.
+            removed: bundles that may vanish from a release role; any other missing path is refused.
 
         Returns:
             The version that is published.
 
         Raises:
-            RefusedError: it is not signed by the release key, has expired, is too large, changes or
-            loses a
-                published bundle, or holds an entry that devices would not understand.
+            RequestError: there is no such role.
+            RefusedError: it is not signed by enough of the role's keys, has expired, is too large, changes or
+                loses a published bundle, or says what devices would not understand or would not ask this role.
             ConflictError: it is not the version after the current one.
-            ConfigError: a signing key cannot be used.
+            ConfigError: a signing key of the server cannot be used.
             ServerError: the disk failed.
         """
         with self._lock:
-            current = self._generation.roles["release"]
-            if release_metadata == current.content:
-                return current.version
-            metadata = parse_release_role(release_metadata)
-            self._check_release(metadata, len(release_metadata), now_s)
-            if metadata.signed.version != current.version + 1:
-                raise ConflictError(
-                    f"the release metadata is version {metadata.signed.version}; the next is "
-                    f"{current.version + 1}. Somebody else published in the meantime: publish again"
-                )
-            check_kept(self._generation.targets("release"), metadata.signed, removed)
-            self._commit({"release": SignedFile(metadata, release_metadata)}, now_s)
-            return metadata.signed.version
+            require_role(self._generation, role)
+            self._adopt({**companions, role: raw}, now_s, removed)
+            return require_role(self._generation, role).version
+
+    def adopt(self, files: Mapping[str, bytes], now_s: float) -> bool:
+        """Take over new versions of root, targets and the roles they change; all together or none.
+
+        The roles whose keys the server has are signed again where theirs have changed.
+
+        Args:
+            files: metadata files by role, all that belong together.
+            now_s: the time, in seconds since the epoch.
+
+        Returns:
+            Whether anything changed, so that the pack must be published.
+
+        Raises:
+            RefusedError: a file is not acceptable, or another has to come with it.
+            ConflictError: a file is not the version after the present one.
+            ConfigError: the new keys of an online role are not here; nothing was changed.
+            ServerError: the disk failed.
+        """
+        with self._lock:
+            return self._adopt(files, now_s, frozenset())
+
+    def _adopt(self, files: Mapping[str, bytes], now_s: float, removed: frozenset[str]) -> bool:
+        adoption = plan_adoption(self._generation, files, now_s, removed)
+        if adoption.is_empty:
+            return False
+        within = adoption.generation
+        again = {}
+        for role in adoption.due:
+            held = within.targets(role)
+            following = next_rollout(held, held.targets, now_s)
+            again[role] = self._keys.sign(role, following, within)
+        self._commit({**adoption.changed, **again}, now_s, within)
+        return True
 
     def resign_if_due(self, now_s: float) -> bool:
         """Sign directives, snapshot and timestamp again once half of their validity is over.
@@ -207,40 +331,40 @@ class Repository:
             rollout = current.targets("rollout")
             timestamp = current.timestamp.metadata.signed
             if needs_renewal(rollout, now_s, VALIDITY.rollout_s):
-                renewed = next_rollout(rollout, rollout.targets, now_s)
-                self._commit({"rollout": self._sign("rollout", renewed)}, now_s)
+                self._renew("rollout", next_rollout(rollout, rollout.targets, now_s), now_s)
             elif needs_renewal(current.snapshot_signed, now_s, VALIDITY.snapshot_s):
                 self._commit({}, now_s)
             elif needs_renewal(timestamp, now_s, timestamp_validity_s(rollout)):
                 self._finish(current, {}, now_s)
+            elif self._renews_emergency() and needs_renewal(
+                current.targets(EMERGENCY), now_s, VALIDITY.emergency_s
+            ):
+                following = current.targets(EMERGENCY).version + 1
+                expires = expiry(now_s, VALIDITY.emergency_s)
+                self._renew(EMERGENCY, Targets(following, expires=expires), now_s)
             else:
                 return False
             return True
 
-    def _check_release(self, metadata: "Metadata[Targets]", size_bytes: int, now_s: float) -> None:
-        if size_bytes > LIMITS.targets_bytes:
-            raise RefusedError(
-                f"the release metadata is {size_bytes} bytes, more than the "
-                f"{LIMITS.targets_bytes} that devices "
-                f"read; remove bundles that no device needs any more"
-            )
-        try:
-            self._generation.targets("targets").verify_delegate(
-                "release", metadata.signed_bytes, metadata.signatures
-            )
-        except RepositoryError as error:
-            raise RefusedError(
-                f"the release metadata is not signed by this fleet's release key: {error}"
-            ) from error
-        if metadata.signed.expires.timestamp() <= now_s:
-            raise RefusedError("the release metadata has expired already; sign it again")
-        read_entries(metadata.signed)
-
     # --- signing and writing ----------------------------------------------------------------------
 
-    def _commit(self, changed: Mapping[str, SignedFile], now_s: float) -> None:
-        """Write changed roles, a snapshot that names them and a timestamp that names it."""
+    def _renews_emergency(self) -> bool:
+        """Whether the server keeps an emergency role fresh that has nothing to say: its one key is here."""
         current = self._generation
+        has_role = EMERGENCY in current.roles and self._keys.has(EMERGENCY)
+        return has_role and not current.targets(EMERGENCY).targets
+
+    def _renew(self, role: str, following: Targets, now_s: float) -> None:
+        self._commit({role: self._keys.sign(role, following, self._generation)}, now_s)
+
+    def _commit(
+        self,
+        changed: Mapping[str, SignedFile],
+        now_s: float,
+        planned: Generation | None = None,
+    ) -> None:
+        """Write changed roles, a snapshot that names them and a timestamp that names it."""
+        current = planned or self._generation
         meta = dict(current.snapshot_signed.meta)
         files = {}
         for role, file in changed.items():
@@ -248,7 +372,9 @@ class Repository:
             files[file_name(role, file.version)] = file.content
         version = current.snapshot.version + 1
         expires = expiry(now_s, VALIDITY.snapshot_s)
-        snapshot = self._sign("snapshot", Snapshot(version, expires=expires, meta=meta))
+        snapshot = self._keys.sign(
+            "snapshot", Snapshot(version, expires=expires, meta=meta), current
+        )
         files[file_name("snapshot", version)] = snapshot.content
         roles = {**current.roles, **changed}
         self._finish(replace(current, snapshot=snapshot, roles=roles), files, now_s)
@@ -263,33 +389,29 @@ class Repository:
             ),
             unrecognized_fields={SIGNED_AT_FIELD: int(now_s)},
         )
-        complete = replace(planned, timestamp=self._sign("timestamp", timestamp))
+        complete = replace(planned, timestamp=self._keys.sign("timestamp", timestamp, planned))
         check_fits(complete)
         for name, content in files.items():
             write_durable(self._folder / name, content)
+        if len(complete.roots) > len(self._generation.roots):
+            self._write_root(complete)
         write_durable(self._folder / "timestamp.json", complete.timestamp.content)
         self._generation = complete
         self._prune(complete)
 
-    def _sign(self, role: str, signed: Signed) -> SignedFile:
-        if role not in self._keys:
-            self._keys[role] = load_key(key_path(self._home, role))
-        metadata: Metadata[Any] = Metadata(signed)
-        metadata.sign(self._keys[role])
-        delegator = (
-            self._generation.root if role != "rollout" else self._generation.targets("targets")
-        )
-        try:
-            delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-        except RepositoryError as error:
-            raise ConfigError(
-                f"{key_path(self._home, role)} is not the {role} key of this fleet; put the right "
-                "key there"
-            ) from error
-        return SignedFile(metadata, to_bytes(metadata))
+    def _write_root(self, complete: Generation) -> None:
+        """From here on the new root counts, so what belongs to it must be there before it."""
+        root = complete.roots[-1]
+        staged = staged_timestamp(self._folder, root.version)
+        write_durable(staged, complete.timestamp.content)
+        write_durable(self._folder / file_name("root", root.version), root.content)
+        # A device that is new begins at the newest root: an old one may have been signed by stolen keys.
+        write_durable(Home(self._home).root, root.content)
 
     def _prune(self, current: Generation) -> None:
         """Remove versions that no refresh under way can still ask for; failing is harmless."""
+        with contextlib.suppress(OSError):
+            staged_timestamp(self._folder, current.root.version).unlink(missing_ok=True)
         newest = {"snapshot": current.snapshot.version}
         newest |= {role: file.version for role, file in current.roles.items()}
         for role, version in newest.items():

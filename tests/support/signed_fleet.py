@@ -225,9 +225,12 @@ class Reader:
 
     root: bytes
     state: TrustState = field(default_factory=TrustState)
+    device_class: str | None = None
 
     def refresh(self, source: OfferedFiles, pack: bytes | None, now_s: float) -> TrustState:
-        self.state = TrustRefresher(self.root).refresh(self.state, source, pack, now_s)
+        self.state = TrustRefresher(self.root, device_class=self.device_class).refresh(
+            self.state, source, pack, now_s
+        )
         return self.state
 
 

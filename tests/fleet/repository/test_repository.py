@@ -43,11 +43,12 @@ def test_a_new_repository(tmp_path: Path) -> None:
     root = init_repository(tmp_path / "f", fleet_name="lab", now_s=0)
     names = {path.name for path in (tmp_path / "f/repository/metadata").iterdir()}
     assert names == {
-        "1.root.json", "1.targets.json", "1.release.json", "1.rollout.json", "1.snapshot.json", "timestamp.json",
+        "1.root.json", "1.targets.json", "1.release.json", "1.emergency.json", "1.rollout.json", "1.snapshot.json",
+        "timestamp.json",
     }  # fmt: skip
     assert Repository(tmp_path / "f").metadata("1.root.json") == root
     keys = list((tmp_path / "f/keys").iterdir())
-    assert len(keys) == 6
+    assert len(keys) == 7
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
     assert stat.S_IMODE((tmp_path / "f/keys").stat().st_mode) == 0o700
 
@@ -67,7 +68,14 @@ def test_no_repository(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("role", "days"),
-    [("root", 400), ("targets", 365), ("release", 180), ("rollout", 7), ("snapshot", 7)],
+    [
+        ("root", 400),
+        ("targets", 365),
+        ("release", 180),
+        ("emergency", 30),
+        ("rollout", 7),
+        ("snapshot", 7),
+    ],
 )
 def test_validity(fleet: SignedFleet, role: str, days: int) -> None:
     expires = fleet.read(f"1.{role}.json").signed.expires
