@@ -166,9 +166,7 @@ async def _composed(config: AgentConfig) -> AsyncIterator[_Running]:
         connections = connect(config)
         stack.push_async_callback(connections.close)
         channel, metadata = connections.channel, connections.metadata
-        refresher = TrustRefresher(
-            root, known_past=connections.known_past_s, device_class=device.device_class
-        )
+        refresher = TrustRefresher(root, None, connections.known_past_s, device.device_class)
         ports = SupervisorPorts(
             clock=clock,
             links=_links(config, GrpcLink(channel, config.fleet.grpc, device.id), boot_id),

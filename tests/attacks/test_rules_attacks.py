@@ -19,7 +19,6 @@ from agent.trust import (
     World,
     decide_in,
 )
-from agent.trust.emergency import Emergencies
 from agent.trust.errors import (
     ExpiredError,
     MissingMetadataError,
@@ -162,8 +161,8 @@ def test_limits_are_lifted_by_the_emergency_role_alone(
 
 
 def test_emergency_entry_in_the_rollout_role(tmp_path: Path) -> None:
-    """In a fleet without the role nobody speaks for its path, the online key least of all."""
-    fleet = SignedFleet(tmp_path / "old")
+    """Its path is the emergency role's alone: the online key says nothing there."""
+    fleet = SignedFleet(tmp_path / "fleet")
     device = Reader(fleet.root)
     bundle = fleet.publish()
     fleet.direct(directive_for(bundle))
@@ -171,7 +170,8 @@ def test_emergency_entry_in_the_rollout_role(tmp_path: Path) -> None:
     target = next(iter(next_emergency(None, change, fleet.now_s).targets.values()))
     pack = fleet.forged_pack(change=lambda role: role.targets.update({target.path: target}))
     device.refresh(fleet.offered(), pack, fleet.now_s)
-    assert emergencies(device.state) == Emergencies()
+    found = emergencies(device.state)
+    assert (dict(found.blocked), found.lifted) == ({}, frozenset())
     assert reason_of(decided(device.state, fleet.now_s)) == (Verb.INSTALL, Reason.IN_COHORT)
 
 

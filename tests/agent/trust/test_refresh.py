@@ -38,11 +38,13 @@ def test_first_refresh_over_the_network(fleet: SignedFleet, device: Reader) -> N
     assert fleet_name(fleet.root) == "lab"
 
 
-def test_a_pack_asks_the_server_for_releases_only(fleet: SignedFleet, device: Reader) -> None:
+def test_a_pack_asks_the_server_for_what_people_sign_only(
+    fleet: SignedFleet, device: Reader
+) -> None:
     pack = fleet.direct(directive_for(fleet.publish()))
     source = fleet.offered()
     device.refresh(source, pack, fleet.now_s)
-    assert source.asked == ["1.targets.json", "2.release.json"]
+    assert source.asked == ["1.targets.json", "2.release.json", "1.emergency.json"]
     again = fleet.offered()
     device.refresh(again, pack, fleet.now_s)
     assert again.asked == []
