@@ -15,7 +15,7 @@ from agent.bundle.folder import verify_folder
 from agent.delivery import DiskFullError, PieceDigestError
 from agent.errors import BundleError, DeviceError
 
-CONTENTS = {"model.onnx": bytes(range(256)) * 10, "sub/labels.txt": b"one\ntwo\n", "empty": b""}
+CONTENTS = {"model.onnx": bytes(range(256)) * 10, "sub/labels.txt": b"one\ntwo\n", "empty.txt": b""}
 
 
 def pieces_of(content: bytes, size: int = 1000) -> list[bytes]:
