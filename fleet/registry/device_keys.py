@@ -4,6 +4,7 @@ Rules kept here: one judgement for both ways to the fleet manager (``admission.j
 accepted has no key, and neither has one that is unknown.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from cryptography import x509
@@ -29,6 +30,9 @@ class EnrolledKeys:
 
     async def public_keys(self, device_id: str) -> Keys | None:
         """The keys of its certificates that are accepted now; none where it may not speak."""
+        return await asyncio.to_thread(self._read, device_id)
+
+    def _read(self, device_id: str) -> Keys:
         with self._store.read() as connection:
             return _keys(connection, self._fleet, device_id, self._now_s())
 

@@ -30,8 +30,9 @@ from fleet.registry.authority import (
     new_key,
 )
 from fleet.repository.files import write_durable
+from protos.topics import MANAGER
 
-__all__ = ["CRL_LIFE_S", "MANAGER", "init_pki", "renew_servers", "require_pki", "server_names"]
+__all__ = ["CRL_LIFE_S", "init_pki", "renew_servers", "require_pki", "server_names"]
 
 DAY_S: Final = 86_400.0
 AUTHORITY_LIFE_S: Final = 20 * 365 * DAY_S
@@ -39,8 +40,6 @@ SERVER_LIFE_S: Final = 90 * DAY_S
 CRL_LIFE_S: Final = 30 * DAY_S
 BACKDATED_S: Final = DAY_S
 """How far a device's clock may be behind and still believe a new server certificate."""
-MANAGER: Final = "fleet-manager"
-"""Common name of the fleet manager as a client of a broker. No device can have it: its URI is missing."""
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
