@@ -2,10 +2,14 @@
 
 With ``pytest -n`` the tests that share something dear (a running fleet manager) go to one worker, the largest groups
 first; all others go to whoever is free.
+Bytecode is kept, whatever the environment says: hundreds of processes are started, and to compile the same modules in
+each takes as long as many a test.
 The suite always tries the same examples and sets them no time limit: a run that was green is green again, on any
 machine. ``pytest --hypothesis-profile explore`` looks for new ones.
 """
 
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -26,6 +30,9 @@ BY_FILE = (
     "tests/simulator/test_worlds_in_rollouts.py",
 )
 BY_FILE_AND_BROKER = "tests/system/"
+
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of the processes that the tests start
 
 settings.register_profile(
     "suite",
