@@ -2,8 +2,8 @@
 
 With ``pytest -n`` the tests that share something dear (a running fleet manager) go to one worker, the largest groups
 first; all others go to whoever is free.
-Bytecode is kept, whatever the environment says: hundreds of processes are started, and to compile the same modules in
-each takes as long as many a test.
+Bytecode is kept, whatever the environment says: a hundred processes are started, and each would compile the same
+modules anew.
 The suite always tries the same examples and sets them no time limit: a run that was green is green again, on any
 machine. ``pytest --hypothesis-profile explore`` looks for new ones.
 """
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.mosquitto_session import mosquitto, own_mosquitto
+from tests.support.temporary import stay_in_memory
 
 __all__ = ["mosquitto", "own_mosquitto"]
 
@@ -31,6 +32,7 @@ BY_FILE = (
 )
 BY_FILE_AND_BROKER = "tests/system/"
 
+stay_in_memory()
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of the processes that the tests start
 
