@@ -2,10 +2,14 @@
 
 With ``pytest -n`` the tests that share something dear (a running fleet manager) go to one worker, the largest groups
 first; all others go to whoever is free.
+Bytecode is kept, whatever the environment says: a hundred processes are started, and each would compile the same
+modules anew.
 The suite always tries the same examples and sets them no time limit: a run that was green is green again, on any
 machine. ``pytest --hypothesis-profile explore`` looks for new ones.
 """
 
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.mosquitto_session import mosquitto, own_mosquitto
+from tests.support.temporary import stay_in_memory
 
 __all__ = ["mosquitto", "own_mosquitto"]
 
@@ -26,6 +31,10 @@ BY_FILE = (
     "tests/simulator/test_worlds_in_rollouts.py",
 )
 BY_FILE_AND_BROKER = "tests/system/"
+
+stay_in_memory()
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of the processes that the tests start
 
 settings.register_profile(
     "suite",

@@ -7,9 +7,7 @@ not synced, a folder that is not synced.
 import errno
 import functools
 import itertools
-import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +19,6 @@ from tests.support.crash.states import crash_states, without_syncs
 
 FEWEST = 10
 STORES = ("trust", "journal", "spool", "pieces", "slots", "file")
-
-
-@pytest.fixture
-def memory_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of states are written and synced."""
-    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(tmp_path)
-    with tempfile.TemporaryDirectory(prefix="muster-crash-", dir=in_memory) as folder:
-        yield Path(folder)
 
 
 @functools.cache
@@ -58,33 +48,31 @@ def violations(play: str, ops: list[Op], folder: Path, most: int | None = None) 
 
 
 @pytest.mark.parametrize("play", STORES)
-def test_no_power_cut_mixes_or_forgets(play: str, memory_folder: Path) -> None:
+def test_no_power_cut_mixes_or_forgets(play: str, tmp_path: Path) -> None:
     ops = recorded(play)
     assert any(op.what == "S" for op in ops)
-    assert violations(play, ops, memory_folder) == []
+    assert violations(play, ops, tmp_path) == []
 
 
-def test_a_store_that_does_not_wait_for_the_disk_is_caught(memory_folder: Path) -> None:
+def test_a_store_that_does_not_wait_for_the_disk_is_caught(tmp_path: Path) -> None:
     ops = recorded("trust-unsynced")
-    assert violations("trust", ops, memory_folder, most=1)
+    assert violations("trust", ops, tmp_path, most=1)
 
 
 @pytest.mark.parametrize(
     ("play", "of_folders"),
     list(itertools.product(("trust", "pieces", "slots", "file"), (False, True))),
 )
-def test_a_sync_that_is_left_out_is_caught(
-    play: str, of_folders: bool, memory_folder: Path
-) -> None:
+def test_a_sync_that_is_left_out_is_caught(play: str, of_folders: bool, tmp_path: Path) -> None:
     ops = without_syncs(recorded(play), of_folders=of_folders)
-    assert violations(play, ops, memory_folder, most=1)
+    assert violations(play, ops, tmp_path, most=1)
 
 
 @pytest.mark.parametrize(("error", "how"), [(errno.ENOSPC, "stays"), (errno.EIO, "once")])
 def test_a_disk_that_fails_at_any_operation_is_an_error_and_no_damage(
-    error: int, how: str, memory_folder: Path
+    error: int, how: str, tmp_path: Path
 ) -> None:
-    folder = memory_folder / "failing"
+    folder = tmp_path / "failing"
     folder.mkdir()
     lines = run_child("fail", ",".join(STORES), str(folder), str(error), how).splitlines()
     assert [line for line in lines if "wrong" in line] == []

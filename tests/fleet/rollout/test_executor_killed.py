@@ -8,7 +8,6 @@ same files, the step that was interrupted is asked for again, and the story goes
 import asyncio
 import copy
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -222,19 +221,9 @@ async def end_of(lab: MortalLab) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: these deaths are not power cuts, so fsync proves nothing here."""
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="muster-killed-", dir=shm if shm.is_dir() else None
-    ) as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="module")
-def template(memory: Path) -> Story:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """A fleet with three published bundles, made once: keys and migrations cost most."""
-    lab = MortalLab(memory / "template", Death())
+    lab = MortalLab(tmp_path_factory.mktemp("killed") / "template", Death())
     lab.register(DEVICES)
     story = Story(lab, *(lab.release(version) for version in "123"))
     lab.store.close()
@@ -257,11 +246,11 @@ PARTS = 4
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_death_ends_the_same(
-    part: int, template: Story, memory: Path, mortal_files: Callable[[Death], None]
+    part: int, template: Story, tmp_path: Path, mortal_files: Callable[[Death], None]
 ) -> None:
     count = Death()
     mortal_files(count)
-    expected = asyncio.run(_end(copy_of(template, memory / f"whole-{part}", count)))
+    expected = asyncio.run(_end(copy_of(template, tmp_path / f"whole-{part}", count)))
     assert expected["states"] == [
         ("r3", "rolled_back", 0), ("r2", "promoted", 1), ("r1", "promoted", 0),
     ]  # fmt: skip
@@ -274,10 +263,10 @@ def test_every_death_ends_the_same(
         death = Death(at)
         mortal_files(death)
         died_at = f"death {at}: {count.written[at - 1]}"
-        ended = asyncio.run(_end(copy_of(template, memory / str(at), death)))
+        ended = asyncio.run(_end(copy_of(template, tmp_path / str(at), death)))
         assert len(death.written) >= at, died_at
         assert ended == expected, died_at
-        shutil.rmtree(memory / str(at))
+        shutil.rmtree(tmp_path / str(at))
 
 
 async def _end(story: Story) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Opening, migrating and refusing databases."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, select, text
 
 from fleet.errors import ConfigError, ServerError
@@ -27,11 +30,40 @@ def test_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
     store.close()
 
 
-def go_back(connection: Connection, revision: str) -> None:
+def alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    return config
+
+
+def go_back(connection: Connection, revision: str) -> None:
+    config = alembic_config()
     config.attributes["connection"] = connection
     command.downgrade(config, revision)
+
+
+def test_migrations_are_named_after_their_revisions_in_their_order() -> None:
+    walked = [*ScriptDirectory.from_config(alembic_config()).walk_revisions()][::-1]
+    folder = Path(migrations.__file__).parent / "versions"
+    files = sorted(path.name for path in folder.glob("v*.py"))
+    assert [Path(one.path).name for one in walked] == files
+    assert [one.revision for one in walked] == [name[1:5] for name in files]
+    assert newest_revision() == walked[-1].revision
+
+
+def test_a_database_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path) -> None:
+    open_store(tmp_path / "fleet.db").close()
+    check = (
+        "import sys; from pathlib import Path; from fleet.store import open_store\n"
+        "open_store(Path(sys.argv[1])).close(); print('alembic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check, str(tmp_path / "fleet.db")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False"]
 
 
 def test_rows_stored_before_there_was_more_have_none_of_it(tmp_path: Path) -> None:
