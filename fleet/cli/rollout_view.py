@@ -182,10 +182,10 @@ def _print_unfit(unfit: list[dict[str, Any]]) -> None:
 
 def print_audit(audit: dict[str, Any]) -> None:
     """Whether what was decided comes out the same when it is decided again."""
-    checked = [*audit["looks"], *audit["decisions"]]
+    checked = [*audit["starts"], *audit["looks"], *audit["decisions"]]
     missing = sum(one["how"] == "missing" for one in checked)
     said = (
-        f"made again from their evidence: {len(audit['looks'])} looks and "
+        f"made again from their evidence: {len(audit['starts'])} beginnings of stages, {len(audit['looks'])} looks and "
         f"{len(audit['decisions'])} decisions of the controller"
     )
     if missing:

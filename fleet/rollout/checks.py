@@ -9,14 +9,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from fleet.rollout.check_addresses import shown_url
 from fleet.rollout.gate.door import Finding, Verdict
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import CheckAnswer, Snapshot
 from fleet.rollout.spec import Check
 
-__all__ = ["CheckGuard", "due_checks", "parameters", "shown_url", "verdict_of"]
+__all__ = ["CheckGuard", "due_checks", "parameters", "verdict_of"]
 
 MAX_REASON_CHARS: Final = 300
 STALE_ASKS: Final = 3.0  # asks in a row that may go missing before an answer is too old
@@ -87,12 +87,6 @@ def parameters(rollout: Rollout) -> dict[str, str]:
         "stages": str(len(rollout.spec.stages)),
         "stage_started": f"{rollout.stage_started_s:.3f}",
     }
-
-
-def shown_url(url: str) -> str:
-    """Host and path: name, password and query are for the URL alone."""
-    parts = urlsplit(url)
-    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def verdict_of(status: int, body: bytes) -> tuple[Verdict, str]:

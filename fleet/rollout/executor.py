@@ -403,12 +403,12 @@ class Executor:
         return await asyncio.to_thread(work)
 
     async def audit(self, rollout_id: str) -> Audit:
-        """Every look and every decision made again from what was kept. Raises NotFoundError."""
+        """Every beginning, look and decision made again from what was kept. Raises NotFoundError."""
 
         def work() -> Audit:
             with self._store.read() as connection:
                 rollout = records.get_rollout(connection, rollout_id)
-                return replay.audit(connection, rollout.id)
+                return replay.audit(connection, rollout)
 
         return await asyncio.to_thread(work)
 

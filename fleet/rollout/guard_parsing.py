@@ -117,4 +117,5 @@ def _check(raw: object, number: int) -> Check:
         url=url,
         timeout_s=reader.number("timeout_s", 10.0, 0.1, 300.0),
         every_s=reader.number("every_s", 60.0, 1.0, 86_400.0),
+        plain_http=reader.flag("plain_http"),
     )

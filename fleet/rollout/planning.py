@@ -10,6 +10,7 @@ from fleet.errors import NotFoundError, RequestError
 from fleet.monitor.baselines import past_of
 from fleet.rollout import records
 from fleet.rollout.candidates import ReadManifest, read_candidates, read_manifests
+from fleet.rollout.check_addresses import require_tls
 from fleet.rollout.directives import stable_before
 from fleet.rollout.fitness import Candidate
 from fleet.rollout.going_back import older_than_served
@@ -41,7 +42,7 @@ def plan(
 
     Raises:
         NotFoundError: no release is signed for the bundle.
-        RequestError: the spec's model or class is not the bundle's.
+        RequestError: the spec's model or class is not the bundle's, or a check would be asked in plain http.
     """
     release = releases.get(spec.bundle)
     if release is None:
@@ -49,6 +50,7 @@ def plan(
             f"{spec.bundle} is not published: see `fleet bundle list`, or publish it with "
             "`fleet bundle publish`"
         )
+    require_tls(spec.checks)
     spec = _complete(spec, release)
     newest = _draft(spec, release, records.next_number(connection), now_s)
     previous = stable_before(newest, records.all_rollouts(connection))

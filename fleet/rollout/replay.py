@@ -1,8 +1,8 @@
-"""``fleet rollout audit``: every look and every decision made again, from what was kept of it.
+"""``fleet rollout audit``: every beginning, look and decision made again, from what was kept of it.
 
-Rules kept here: nothing is changed; a look is taken again from its ring and its counts, a decision is
-made again from its snapshot, and every difference is told in words; what can no longer be made again
-is said to be missing, which is not the same as equal.
+Rules kept here: nothing is changed; a ring is frozen again from its rollout and its history, a look is taken again from
+its ring and its counts, a decision is made again from its snapshot, and every difference is told in words; what can no
+longer be made again is said to be missing, which is not the same as equal.
 """
 
 import json
@@ -16,13 +16,15 @@ from fleet.errors import ServerError
 from fleet.rollout import audit as entries
 from fleet.rollout.audit import Entry
 from fleet.rollout.controller import decide
-from fleet.rollout.frozen import FrozenRing
+from fleet.rollout.frozen import FrozenRing, due_look
 from fleet.rollout.gate.evidence import Look, replay
 from fleet.rollout.gate.result import LookResult
 from fleet.rollout.gate.ring import Counts, Ring, State
 from fleet.rollout.gate.verdict import SEVERITY, Verdict
 from fleet.rollout.looks import take, unpack_counts
 from fleet.rollout.preserved import read_kept
+from fleet.rollout.record import Rollout
+from fleet.rollout.ring_replay import check_ring
 from fleet.rollout.stored_rings import read_ring
 from fleet.store.tables import looks, rings
 
@@ -34,7 +36,7 @@ _MOST_SHOWN: Final = 20  # differences of one look or decision
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One look or decision, made again. No ``differences``: it is equal, byte for byte.
+    """One beginning of a stage, look or decision, made again. No ``differences``: it is equal, byte for byte.
 
     ``how``: ``replayed`` in full; ``combined``: of a hold only the findings are kept, and their
     verdict is the one recorded; ``missing``: too little is kept to make it again.
@@ -58,21 +60,26 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Every look and every decision of the controller, in order."""
+    """Every beginning of a stage, every look and every decision of the controller, in order."""
 
     rollout_id: str
+    starts: tuple[Checked, ...]
     looks: tuple[Checked, ...]
     decisions: tuple[Checked, ...]
 
     @property
     def equal(self) -> bool:
         """Whether everything came out as it was recorded."""
-        return not any(one.differences for one in (*self.looks, *self.decisions))
+        return not any(one.differences for one in self._all)
 
     @property
     def missing(self) -> int:
         """How many could not be made again."""
-        return sum(one.how == "missing" for one in (*self.looks, *self.decisions))
+        return sum(one.how == "missing" for one in self._all)
+
+    @property
+    def _all(self) -> tuple[Checked, ...]:
+        return (*self.starts, *self.looks, *self.decisions)
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -80,21 +87,45 @@ class Audit:
             "rollout_id": self.rollout_id,
             "equal": self.equal,
             "missing": self.missing,
+            "starts": [one.to_json() for one in self.starts],
             "looks": [one.to_json() for one in self.looks],
             "decisions": [one.to_json() for one in self.decisions],
         }
 
 
-def audit(connection: Connection, rollout_id: str) -> Audit:
-    """Make every look and every decision about a rollout again.
-
-    The id is the rollout's own; who asks has looked it up (``records.get_rollout``).
-    """
+def audit(connection: Connection, rollout: Rollout) -> Audit:
+    """Make every beginning of a stage, every look and every decision of a rollout again."""
     return Audit(
-        rollout_id,
-        tuple(_check_look(connection, row) for row in _looks(connection, rollout_id)),
-        tuple(_check_decision(connection, entry) for entry in _trail(connection, rollout_id)),
+        rollout.id,
+        tuple(_check_start(connection, rollout, row) for row in _rings(connection, rollout.id)),
+        tuple(_check_look(connection, row) for row in _looks(connection, rollout.id)),
+        tuple(_check_decision(connection, entry) for entry in _trail(connection, rollout.id)),
     )
+
+
+# --- beginnings -----------------------------------------------------------------------------------
+
+
+def _rings(connection: Connection, rollout_id: str) -> Iterator[Row[Any]]:
+    """One after another: the ring of a large fleet has some ten megabytes."""
+    columns = rings.c
+    keys = connection.scalars(
+        select(columns.id).where(columns.rollout_id == rollout_id).order_by(columns.id)
+    ).all()
+    for ring_id in keys:
+        yield connection.execute(select(rings).where(columns.id == ring_id)).one()
+
+
+def _check_start(connection: Connection, rollout: Rollout, row: Row[Any]) -> Checked:
+    again = f", run {row.attempt + 1}" if row.attempt else ""
+    what = f"beginning of stage {row.stage + 1}{again}"
+    try:
+        differences = check_ring(connection, rollout, row)
+    except ValueError as error:
+        return Checked(what, row.started_s, "replayed", (str(error),))
+    if differences is None:
+        return Checked(what, row.started_s, "missing")
+    return Checked(what, row.started_s, "replayed", tuple(differences[:_MOST_SHOWN]))
 
 
 # --- looks ----------------------------------------------------------------------------------------
@@ -128,7 +159,9 @@ def _check_look(connection: Connection, row: Row[Any]) -> Checked:
         differences.append("the result beside the record is another one")
     if row.state.hex() != row.evidence["state_after"]:
         differences.append("the state beside the record is another one")
-    differences += _broken_chain(connection, row)
+    if row.k != row.evidence["look"]:
+        differences.append("the number beside the record is another one")
+    differences += _broken_chain(connection, frozen, row)
     return Checked(what, row.at_s, "replayed", tuple(differences[:_MOST_SHOWN]))
 
 
@@ -141,18 +174,21 @@ def _again(frozen: FrozenRing, arms: tuple[Counts, ...]) -> Look:
     return judge
 
 
-def _broken_chain(connection: Connection, row: Row[Any]) -> list[str]:
-    """Each look begins with what the one before it left."""
-    if row.number == 1:
-        expected = State().to_bytes()
-    else:
-        query = select(looks.c.state).where(
-            looks.c.ring_id == row.ring_id, looks.c.number == row.number - 1
-        )
-        expected = connection.scalar(query) or b""
-    if expected.hex() == row.evidence["state_before"]:
-        return []
-    return ["it did not begin with the state that the look before it left"]
+def _broken_chain(connection: Connection, frozen: FrozenRing, row: Row[Any]) -> list[str]:
+    """Each look begins with what the one before it left, the first with nothing spent, and when it was due."""
+    query = select(looks.c.state, looks.c.k, looks.c.at_s).where(
+        looks.c.ring_id == row.ring_id, looks.c.number == row.number - 1
+    )
+    before = connection.execute(query).first()
+    last = None if before is None else (before.k, before.at_s)
+    broken = []
+    if row.number == 1 and row.evidence["state_before"] != State().to_bytes().hex():
+        broken.append("it is the first, and did not begin with nothing spent")
+    elif row.number > 1 and (before is None or before.state.hex() != row.evidence["state_before"]):
+        broken.append("it did not begin with the state that the look before it left")
+    if due_look(frozen.ring, last, row.at_s) != row.k:
+        broken.append(f"look {row.k} was not due then")
+    return broken
 
 
 # --- decisions ------------------------------------------------------------------------------------

@@ -28,10 +28,18 @@ from fleet.rollout.stored_rings import OpenRing, StoredRing, cohort_bp, open_rin
 from fleet.store.tables import bundles, device_models, looks, rings, windows
 from fleet.store.upsert import insert
 
-__all__ = ["SEEN_S", "PreparedRing", "begin_ring", "freeze", "prepare_ring", "store_ring"]
+__all__ = [
+    "LEAST_SHARE",
+    "SEEN_S",
+    "PreparedRing",
+    "begin_ring",
+    "freeze",
+    "prepare_ring",
+    "store_ring",
+]
 
 SEEN_S: Final = 120.0  # two heartbeats: who was not heard from for longer is in no comparison
-_LEAST_SHARE: Final = 0.5  # of a ring's alpha that a resumed stage has at least
+LEAST_SHARE: Final = 0.5  # of a ring's alpha that a resumed stage has at least
 _PAGE: Final = 2000  # windows that are counted at once
 
 
@@ -175,7 +183,7 @@ def _share_left(connection: Connection, rollout: Rollout, attempt: int) -> float
     if evidence is None:
         return 1.0
     done = int(evidence.k) / len(evidence.evidence["looks_s"])
-    return max(_LEAST_SHARE, 1.0 - done)
+    return max(LEAST_SHARE, 1.0 - done)
 
 
 def _pool(

@@ -79,10 +79,12 @@ def _stage(raw: object, number: int) -> dict[str, Any]:
 
 
 def _check(raw: object, number: int) -> dict[str, Any]:
-    reader = Reader(raw, f"[[check]] {number}", ("url", "timeout", "every"))
+    reader = Reader(raw, f"[[check]] {number}", ("url", "timeout", "every", "plain_http"))
     check: dict[str, Any] = {"url": reader.text("url")}
     for key in ("timeout", "every"):
         if reader.has(key):
             text = reader.text_or_number(key)
             check[f"{key}_s"] = parse_duration(text, f"check {number} {key}")
+    if reader.has("plain_http"):
+        check["plain_http"] = reader.flag("plain_http")
     return check

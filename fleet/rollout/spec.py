@@ -177,15 +177,22 @@ class Guards:
 class Check:
     """An external check: a URL that is asked every ``every_s`` and answers pass, hold or fail.
 
-    No answer within ``timeout_s`` is a hold.
+    No answer within ``timeout_s`` is a hold. ``plain_http``: the operator lets it be asked beyond this machine
+    without TLS, where anybody on the way can answer in its place.
     """
 
     url: str
     timeout_s: float = 10.0
     every_s: float = 60.0
+    plain_http: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {"url": self.url, "timeout_s": self.timeout_s, "every_s": self.every_s}
+        return {
+            "url": self.url,
+            "timeout_s": self.timeout_s,
+            "every_s": self.every_s,
+            "plain_http": self.plain_http,
+        }
 
 
 DEFAULT_STAGES: Final[Mapping[Strategy, tuple[Stage, ...]]] = {

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fleet.rollout.checks import CheckGuard, due_checks, parameters, shown_url, verdict_of
+from fleet.rollout.checks import CheckGuard, due_checks, parameters, verdict_of
 from fleet.rollout.controller import Step, decide
 from fleet.rollout.gate import Verdict
 from fleet.rollout.preserved import snapshot_from_bytes, snapshot_to_bytes
@@ -116,5 +116,4 @@ def test_the_guard_alone_is_pure_and_names_the_url_without_its_secrets() -> None
     guard = CheckGuard(CHECK)
     one = checked(answered())
     assert guard.judge(one) == guard.judge(one)
-    assert shown_url("http://[::1]:80/a?b#c") == "[::1]:80/a"
     assert parameters(one.rollout)["stage"] == "1"

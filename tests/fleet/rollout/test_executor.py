@@ -333,6 +333,9 @@ async def test_what_cannot_start(lab: Lab) -> None:
         await lab.executor.start(asked(release, 1, 10_000))
     with pytest.raises(RequestError, match="leave class out of the selector"):
         await lab.executor.start(asked(release, 10_000, selector={"class": "edge"}))
+    plain = asked(release, 10_000, checks=[{"url": "http://ci.example.com/gate?key=secret"}])
+    with pytest.raises(RequestError, match=r"check 1: ci.example.com/gate would be asked .* https"):
+        await lab.executor.start(plain, force=True)
     with pytest.raises(NotFoundError, match="there is no rollout 'r7': none has been started"):
         await lab.executor.observe("r7")
     forced = await lab.executor.start(asked(release, 1, 10_000), force=True)

@@ -24,7 +24,7 @@ IN_STAGE = (
 )
 IN_FILE = (
     "bundle", "strategy", "install_deadline", "hold_back", "exclude", "open_hours", "retries",
-    "routing_key", "older", "url", "timeout", "every",
+    "routing_key", "older", "url", "timeout", "every", "plain_http",
 )  # fmt: skip
 
 

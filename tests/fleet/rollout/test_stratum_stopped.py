@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
+from fleet.rollout import records
 from fleet.rollout.controller import Step
 from fleet.rollout.gate.ring import Counts
 from fleet.rollout.looks import unpack_counts, without_strata
@@ -50,7 +51,7 @@ def test_it_is_stopped_alone_and_the_rest_is_promoted(crashing: EvidenceFleet) -
     assert (ended.state, ended.stopped) == (State.PROMOTED, ("cam/cuda",)), ended.reason
     assert "no difference between the arms" in ended.reason or "absolute limits" in ended.reason
     with crashing.store.read() as connection:
-        made_again = audit(connection, "r1")
+        made_again = audit(connection, records.get_rollout(connection, "r1"))
         [first] = connection.scalars(select(looks.c.counts).where(looks.c.number == 1).limit(1))
     assert made_again.equal, made_again.to_json()
     assert made_again.missing == 0
