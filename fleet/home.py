@@ -108,6 +108,11 @@ class Home:
         return self.path / "root.json"
 
     @property
+    def claims_public(self) -> Path:
+        """The public key by which claims about bundles are checked, outside of the fleet too."""
+        return self.path / "claims.pub.pem"
+
+    @property
     def pki(self) -> PkiPaths:
         """Certificates and their keys."""
         return PkiPaths(self.path / "pki")

@@ -7,6 +7,7 @@ Rules kept here:
 * A release without speed limits may spread at once; a release whose limits have not begun may not
   spread at all.
 * Numbers are whole: signed metadata is canonical JSON, which has no fractions.
+* What a device has no use for is carried and not judged: attestations are for people and the fleet manager.
 """
 
 import re
@@ -17,7 +18,7 @@ from typing import Any, Final
 from agent.trust.cohort import SLOTS
 from agent.trust.errors import MalformedError
 
-__all__ = ["BUNDLE_PREFIX", "BundleRelease", "bundle_path"]
+__all__ = ["ATTESTATIONS_MAX", "BUNDLE_PREFIX", "BundleRelease", "bundle_path"]
 
 BUNDLE_PREFIX: Final = "bundles/"
 """Bundles are targets of the release role under this path."""
@@ -29,6 +30,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LARGEST: Final = 2**53
 _HARDWARE_MAX: Final = 32
 _LIMITS_MAX: Final = 32
+ATTESTATIONS_MAX: Final = 8
 _TEXT_MAX: Final = 128
 
 
@@ -55,6 +57,7 @@ class BundleRelease:
         limits: pairs of seconds since ``signed_at_s`` and basis points; empty for no limit.
         agent: PEP 440 specifier of agent versions; empty for any.
         onnxruntime: PEP 440 specifier of ONNX Runtime versions; empty for any.
+        attestations: digests of what attests that the bundle passed its checks.
     """
 
     path: str
@@ -70,6 +73,7 @@ class BundleRelease:
     limits: tuple[tuple[int, int], ...] = ()
     agent: str = ""
     onnxruntime: str = ""
+    attestations: tuple[str, ...] = ()
 
     def limit_bp(self, now_s: float) -> int:
         """The largest share of the fleet that may have the bundle at ``now_s``, in basis points."""
@@ -79,8 +83,12 @@ class BundleRelease:
         return max((share for after_s, share in self.limits if after_s <= age_s), default=0)
 
     def to_json(self) -> dict[str, Any]:
-        """The ``custom`` object of the target; path, digest and length stand in the target."""
-        return {
+        """The ``custom`` object of the target; path, digest and length stand in the target.
+
+        ``attestations`` is left out when there are none, so that agents from before it read the release.
+        """
+        attestations = {"attestations": list(self.attestations)} if self.attestations else {}
+        return attestations | {
             "model": self.model,
             "version": self.version,
             "class": self.device_class,
@@ -118,6 +126,7 @@ class BundleRelease:
             limits=fields.limits(),
             agent=fields.specifier("agent"),
             onnxruntime=fields.specifier("onnxruntime"),
+            attestations=fields.attestations(),
         )
         if bundle_path(release.device_class, release.model, release.version) != path:
             raise MalformedError(
@@ -132,6 +141,7 @@ _KEYS: Final = frozenset({
     "model", "version", "class", "hardware", "release", "min_release", "signed_at_s", "limits",
     "agent", "onnxruntime",
 })  # fmt: skip
+_OPTIONAL: Final = frozenset({"attestations"})
 
 
 class _Fields:
@@ -143,9 +153,9 @@ class _Fields:
             raise MalformedError(
                 f"{self._name} has no custom object; only Muster's own releases are understood"
             )
-        if set(custom) != _KEYS:
+        if set(custom) - _OPTIONAL != _KEYS:
             missing = sorted(_KEYS - set(custom))
-            unknown = sorted(str(key)[:64] for key in set(custom) - _KEYS)
+            unknown = sorted(str(key)[:64] for key in set(custom) - _KEYS - _OPTIONAL)
             raise MalformedError(
                 f"{self._name} does not have the keys this agent knows (missing: {missing}, "
                 f"unknown: {unknown})"
@@ -182,6 +192,14 @@ class _Fields:
         if not isinstance(value, list) or len(value) > _HARDWARE_MAX:
             raise self._refuse("hardware", value, f"a list of at most {_HARDWARE_MAX} names")
         return tuple(self.check_text("hardware", name, _VERSION) for name in value)
+
+    def attestations(self) -> tuple[str, ...]:
+        value = self._custom.get("attestations", [])
+        if not isinstance(value, list) or len(value) > ATTESTATIONS_MAX:
+            raise self._refuse(
+                "attestations", value, f"a list of at most {ATTESTATIONS_MAX} digests"
+            )
+        return tuple(self.check_text("attestations", digest, _SHA256) for digest in value)
 
     def limits(self) -> tuple[tuple[int, int], ...]:
         value = self._custom["limits"]

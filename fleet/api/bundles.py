@@ -19,7 +19,7 @@ from fleet.api.models import (
 )
 from fleet.api.publish import publish_bundle
 from fleet.api.services import Services
-from fleet.errors import RequestError
+from fleet.errors import NotFoundError, RequestError
 from fleet.store.bundles import list_bundles
 
 __all__ = ["decoded", "router"]
@@ -38,8 +38,25 @@ def _services(request: Request) -> Services:
 @router.get("/bundles")
 def get_bundles(request: Request) -> Bundles:
     """Every published bundle, the newest first."""
-    with _services(request).store.read() as connection:
-        return Bundles(bundles=[BundleView(**row) for row in list_bundles(connection)])
+    services = _services(request)
+    with services.store.read() as connection:
+        rows = list_bundles(connection)
+    released = services.repository.releases()
+    attested = {path: list(release.attestations) for path, release in released.items()}
+    return Bundles(
+        bundles=[BundleView(**row, attestations=attested.get(row["path"], [])) for row in rows]
+    )
+
+
+@router.get("/attestations/{sha256}")
+def get_attestation(request: Request, sha256: str) -> Response:
+    """What attests the checks of a published bundle: a signed in-toto statement, as it was handed in."""
+    raw = _services(request).artifacts.attestation(sha256)
+    if raw is None:
+        raise NotFoundError(
+            f"there is no attestation {sha256[:12]}: `fleet bundle show BUNDLE` names those of a bundle"
+        )
+    return Response(raw, media_type="application/json")
 
 
 @router.post("/bundles")
@@ -48,8 +65,9 @@ async def post_bundle(request: Request, body: BundleRequest) -> PublishedBundle:
     services = _services(request)
     manifest = decoded(body.manifest, "manifest")
     release = decoded(body.release, "release")
+    attestations = [decoded(raw, "attestation") for raw in body.attestations]
     published = await run_in_threadpool(
-        publish_bundle, services, manifest, release, call_of(request)
+        publish_bundle, services, manifest, release, call_of(request), attestations
     )
     if published.changed:
         await services.publish()

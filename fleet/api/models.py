@@ -4,6 +4,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from agent.trust.release import ATTESTATIONS_MAX
+
 __all__ = [
     "BundleRequest",
     "BundleView",
@@ -36,10 +38,16 @@ class PieceDigests(_Body):
     digests: list[Digest] = Field(max_length=MAX_DIGESTS)
 
 
+_Attestation = Annotated[str, Field(max_length=512 * 1024)]
+
+
 class BundleRequest(_Body):
     manifest: str = Field(description="manifest.json, base64", max_length=1024 * 1024)
     release: str = Field(
         description="the newly signed release metadata, base64", max_length=1024 * 1024
+    )
+    attestations: list[_Attestation] = Field(
+        [], description="what attests the bundle's checks, base64", max_length=ATTESTATIONS_MAX
     )
 
 
@@ -52,6 +60,9 @@ class RoleRequest(_Body):
     )
     manifests: list[str] = Field(
         [], description="manifest.json of each new bundle, base64", max_length=64
+    )
+    attestations: list[_Attestation] = Field(
+        [], description="what attests the checks of each new bundle, base64", max_length=64
     )
 
 
@@ -114,6 +125,7 @@ class BundleView(BaseModel):
     size_bytes: int
     release: int
     published_s: float
+    attestations: list[str] = Field([], description="digests of what attests its checks")
 
 
 class Bundles(BaseModel):

@@ -16,12 +16,12 @@ from typing import Protocol
 from agent.bundle import Manifest, manifest_sha256, parse_manifest
 from agent.bundle.errors import ManifestError
 from agent.trust import BundleRelease, bundle_path
+from fleet.api.attested import keep_attestations, new_releases
 from fleet.artifacts.folder import FolderArtifacts
 from fleet.errors import ConflictError, RefusedError
 from fleet.operators.call import Call
 from fleet.repository import Repository
 from fleet.repository.release import parse_release_role, read_entries
-from fleet.repository.roles import is_release_role
 from fleet.store.bundles import add_bundle, bundle_paths
 from fleet.store.engine import Store
 
@@ -73,14 +73,18 @@ class Published:
 
 
 def publish_bundle(
-    services: Place, raw_manifest: bytes, release_role: bytes, call: Call
+    services: Place,
+    raw_manifest: bytes,
+    release_role: bytes,
+    call: Call,
+    attestations: Iterable[bytes] = (),
 ) -> Published:
     """Check everything, take the release role over, note the bundle. Blocking.
 
     Raises:
         ForbiddenError: the caller may not change that model.
         BundleError: the manifest breaks a rule of the format.
-        RefusedError: pieces are missing, or the release role is not acceptable.
+        RefusedError: pieces or an attestation are missing, or the release role or an attestation is not acceptable.
         ConflictError: the path is published with another content, or somebody published in between.
     """
     manifest = parse_manifest(raw_manifest)
@@ -99,6 +103,7 @@ def publish_bundle(
     if signed is None:
         signed = _announced(release_role, path, digest, len(raw_manifest))
         role = services.repository.release_role(path)
+        keep_attestations(services, {role: release_role}, attestations)
         services.repository.publish(release_role, services.now_s(), role=role)
     with services.store.begin() as connection:
         add_bundle(connection, signed, manifest, services.now_s())
@@ -113,6 +118,7 @@ def take_over_role(
     raw: bytes,
     companions: Mapping[str, bytes],
     manifests: Iterable[bytes],
+    attestations: Iterable[bytes] = (),
 ) -> RoleTaken:
     """Take over the next version of a role that people have signed. Blocking. Repeating it changes nothing.
 
@@ -122,28 +128,30 @@ def take_over_role(
         raw: its file.
         companions: files of other roles that come with it.
         manifests: of the bundles that are new in a release role.
+        attestations: of the checks of those bundles.
 
     Raises:
         BundleError: a manifest breaks a rule of the format.
-        RefusedError: it is not acceptable, or a piece or the manifest of a new bundle is missing.
+        RefusedError: it is not acceptable, or a piece, the manifest or an attestation of a new bundle is missing.
         ConflictError: it is not the version after the current one.
         RequestError: there is no such role.
     """
     before = services.repository.role_metadata(role)
-    if is_release_role(role):
-        _bring_manifests(services, raw, manifests)
+    files = {**companions, role: raw}
+    keep_attestations(services, files, attestations)
+    _bring_manifests(services, files, manifests)
     version = services.repository.accept(role, raw, services.now_s(), companions=companions)
     restore_bundle_rows(services)
     return RoleTaken(role, version, before != raw)
 
 
-def _bring_manifests(services: Place, release_role: bytes, manifests: Iterable[bytes]) -> None:
-    """Keep the manifests of new bundles, once all their pieces are here."""
+def _bring_manifests(
+    services: Place, files: Mapping[str, bytes], manifests: Iterable[bytes]
+) -> None:
+    """Keep the manifests of bundles that are new in a release role, once all their pieces are here."""
     offered = {manifest_sha256(raw): raw for raw in manifests}
-    known = services.repository.releases()
-    for path, release in read_entries(parse_release_role(release_role).signed).items():
-        if path in known:
-            continue
+    for release in new_releases(services.repository, files):
+        path = release.path
         raw = offered.get(release.sha256) or services.artifacts.manifest(release.sha256)
         if raw is None:
             raise RefusedError(

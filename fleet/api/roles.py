@@ -38,8 +38,11 @@ async def post_role(request: Request, role: str, body: RoleRequest) -> TakenRole
         name: decoded(raw, f"companion {name[:64]}") for name, raw in body.companions.items()
     }
     manifests = [decoded(raw, "manifest") for raw in body.manifests]
+    attestations = [decoded(raw, "attestation") for raw in body.attestations]
     raw = decoded(body.metadata, "metadata")
-    taken = await run_in_threadpool(take_over_role, services, role, raw, companions, manifests)
+    taken = await run_in_threadpool(
+        take_over_role, services, role, raw, companions, manifests, attestations
+    )
     if taken.changed:
         await services.publish()
     return TakenRole(role=taken.role, version=taken.version, changed=taken.changed)

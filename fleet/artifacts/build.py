@@ -5,14 +5,17 @@ refused on a device is refused here, with the place in the project; golden cases
 pipeline, in the very trial that devices run.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from agent.bundle import (
     MANIFEST_NAME,
@@ -25,14 +28,16 @@ from agent.bundle import (
 from agent.bundle.folder import read_bundle
 from agent.errors import BundleError
 from agent.runtime import TrialLimits, TrialReason, run_trial_blocking
+from fleet.artifacts.bom import BOM_NAME, bom_bytes
 from fleet.artifacts.contract import Contract, fit_contract
 from fleet.artifacts.cut import cut_file
 from fleet.artifacts.errors import BuildRefusedError, ProjectError
 from fleet.artifacts.golden import Golden, add_recorded, load_golden
 from fleet.artifacts.observe import observe_of
-from fleet.artifacts.onnx_model import read_onnx
+from fleet.artifacts.onnx_model import OnnxModel, read_onnx
 from fleet.artifacts.project import PROJECT_FILE, Project, read_project
 from fleet.artifacts.record import record_outputs
+from fleet.claims.model_signature import SIGNATURE_NAME, sign_files
 from fleet.errors import ServerError
 
 __all__ = ["BuildResult", "build_bundle"]
@@ -51,6 +56,32 @@ class BuildResult:
     measures: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a bundle is made of. ``models``: each stage's file by name."""
+
+    project: Project
+    contract: Contract
+    models: Mapping[str, bytes]
+    golden: Sequence[Golden]
+    now_s: int
+
+    def all_files(self) -> dict[str, bytes]:
+        """Stages and golden tensors by name.
+
+        Raises:
+            ProjectError: two of them have one name.
+        """
+        files = dict(self.models)
+        for case in self.golden:
+            for name, raw in case.files.items():
+                if files.setdefault(name, raw) is not raw:
+                    raise ProjectError(
+                        f"{name!r} is a stage's file and a golden case's; rename the stage's"
+                    )
+        return files
+
+
 def build_bundle(
     project_dir: Path,
     out_dir: Path,
@@ -58,11 +89,12 @@ def build_bundle(
     now_s: int,
     record_golden: bool = False,
     limits: TrialLimits | None = None,
+    claims_key: EllipticCurvePrivateKey | None = None,
 ) -> BuildResult:
     """Build the project in ``project_dir`` into the folder ``out_dir``.
 
-    ``record_golden``: cases without outputs expect from now on what the pipeline answers now. An older
-    bundle in ``out_dir`` is replaced.
+    ``record_golden``: cases without outputs expect from now on what the pipeline answers now. ``claims_key``: signs
+    ``model.sig``, on the curve P-256; None for a bundle without one. An older bundle in ``out_dir`` is replaced.
 
     Raises:
         ProjectError: the project cannot be understood.
@@ -86,7 +118,8 @@ def build_bundle(
     with _scratch(out_dir) as folder:
         if unknown:
             golden = _recorded(folder, project, contract, files, golden, now_s)
-        manifest, raw = _write(folder, project, contract, files, golden, now_s)
+        draft = _Draft(project, contract, files, golden, now_s)
+        manifest, raw = _write(folder, draft, _papers(draft, models, claims_key))
         measures = _try(folder, project, limits)
         _put_in_place(folder, out_dir)
     return BuildResult(out_dir, manifest, manifest_sha256(raw), _warnings(manifest), measures)
@@ -114,34 +147,40 @@ def _recorded(
     inputs = {name: raw for case in open_cases for name, raw in case.files.items()}
     # What is observed may need the outputs that are recorded only now.
     unobserved = replace(project, observe=None)
-    _write(folder, unobserved, contract, {**files, **inputs}, [], now_s)
+    _write(folder, _Draft(unobserved, contract, {**files, **inputs}, [], now_s), {})
     answers = iter(record_outputs(folder, open_cases))
     return [
         case if case.outputs else add_recorded(case, contract, next(answers)) for case in golden
     ]
 
 
-def _write(
-    folder: Path,
-    project: Project,
-    contract: Contract,
-    models: Mapping[str, bytes],
-    golden: list[Golden],
-    now_s: int,
-) -> tuple[Manifest, bytes]:
+def _papers(
+    draft: _Draft, models: Mapping[str, OnnxModel], claims_key: EllipticCurvePrivateKey | None
+) -> dict[str, bytes]:
+    """What lies in a bundle for those who check it elsewhere: the bill of materials, and the signature over all."""
+    digests = {name: _sha256(raw) for name, raw in draft.all_files().items()}
+    bom = bom_bytes(draft.project, draft.contract, models, digests, draft.now_s)
+    papers = {BOM_NAME: bom}
+    if claims_key is not None:
+        name = f"{draft.project.model}-{draft.project.version}"
+        signed = digests | {BOM_NAME: _sha256(bom)}
+        papers[SIGNATURE_NAME] = sign_files(name, signed, claims_key)
+    return papers
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _write(folder: Path, draft: _Draft, papers: Mapping[str, bytes]) -> tuple[Manifest, bytes]:
     """Write files and manifest; what was parsed back from the manifest's bytes is returned."""
-    files = dict(models)
-    for case in golden:
-        for name, raw in case.files.items():
-            if files.setdefault(name, raw) is not raw:
-                raise ProjectError(
-                    f"{name!r} is a stage's file and a golden case's; rename the stage's"
-                )
+    project, contract, golden = draft.project, draft.contract, draft.golden
+    files = {**draft.all_files(), **papers}
     manifest = Manifest(
         model=project.model,
         version=project.version,
         device_class=project.device_class,
-        created_s=now_s,
+        created_s=draft.now_s,
         files=tuple(cut_file(name, raw) for name, raw in sorted(files.items())),
         stages=contract.stages,
         inputs=contract.inputs,

@@ -1,10 +1,10 @@
-"""Pieces and manifests in a folder of the fleet manager, each under its digest.
+"""Pieces, manifests and attestations in a folder of the fleet manager, each under its digest.
 
 Rules kept here: what is stored has been verified and is durable when ``put`` returns; a reader sees a
 whole piece or none; a stored piece that no longer has its digest counts as missing, so that publishing
 the bundle again repairs it; a digest is checked before it becomes part of a path.
 
-Layout: ``pieces/ab/abcd...`` and ``manifests/ab/abcd...``; other kinds of artifacts get folders beside.
+Layout: ``pieces/ab/abcd...``, and the same for ``manifests`` and ``attestations`` beside.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.bundle import MAX_MANIFEST_BYTES, PIECE_BYTES
+from fleet.claims.attestation import MAX_ATTESTATION_BYTES, attestation_digest
 from fleet.errors import RefusedError, RequestError, ServerError
 from fleet.repository.files import write_durable
 
@@ -100,6 +101,28 @@ class FolderArtifacts:
             RequestError: that is no digest. ServerError: it cannot be read.
         """
         return self._get("manifests", sha256)
+
+    def put_attestation(self, raw: bytes) -> str:
+        """Store an attestation of a bundle's checks; returns its digest.
+
+        Raises:
+            RefusedError: it is too large. ServerError: the disk is full or not writable.
+        """
+        if len(raw) > MAX_ATTESTATION_BYTES:
+            raise RefusedError(
+                f"the attestation has {len(raw)} bytes, at most {MAX_ATTESTATION_BYTES} are allowed"
+            )
+        sha256 = attestation_digest(raw)
+        self._put("attestations", sha256, raw)
+        return sha256
+
+    def attestation(self, sha256: str) -> bytes | None:
+        """The bytes of an attestation; None when there is none.
+
+        Raises:
+            RequestError: that is no digest. ServerError: it cannot be read.
+        """
+        return self._get("attestations", sha256)
 
     def _path(self, kind: str, sha256: str) -> Path:
         if not _DIGEST.fullmatch(sha256):

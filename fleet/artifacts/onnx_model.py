@@ -12,6 +12,7 @@ from typing import Any, Final
 import onnx
 from google.protobuf.message import DecodeError
 
+from agent.runtime.verdict import clean_text
 from fleet.artifacts.errors import BuildRefusedError
 
 __all__ = ["ALLOWED_DOMAINS", "OnnxModel", "OnnxTensor", "read_onnx"]
@@ -19,6 +20,7 @@ __all__ = ["ALLOWED_DOMAINS", "OnnxModel", "OnnxTensor", "read_onnx"]
 ALLOWED_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _COMPILED_OPERATORS: Final = frozenset({"EPContext"})
 _MESSAGE_CHARS: Final = 400
+_PRODUCER_CHARS: Final = 80
 
 _DTYPES: Final = {
     "BOOL": "BOOL", "UINT8": "UINT8", "UINT16": "UINT16", "UINT32": "UINT32", "UINT64": "UINT64",
@@ -40,10 +42,13 @@ class OnnxTensor:
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """Both sides of a model."""
+    """Both sides of a model. ``opsets``: pairs of domain ("" for ONNX's own) and version; ``producer``: its maker."""
 
     inputs: tuple[OnnxTensor, ...]
     outputs: tuple[OnnxTensor, ...]
+    opsets: tuple[tuple[str, int], ...] = ()
+    ir_version: int = 0
+    producer: str = ""
 
     def input(self, name: str) -> OnnxTensor | None:
         return next((tensor for tensor in self.inputs if tensor.name == name), None)
@@ -78,6 +83,9 @@ def read_onnx(raw: bytes, where: str) -> OnnxModel:
     return OnnxModel(
         inputs=tuple(_tensor(value) for value in model.graph.input if value.name not in constants),
         outputs=tuple(_tensor(value) for value in model.graph.output),
+        opsets=tuple(sorted((one.domain, one.version) for one in model.opset_import)),
+        ir_version=model.ir_version,
+        producer=clean_text(f"{model.producer_name} {model.producer_version}", _PRODUCER_CHARS),
     )
 
 

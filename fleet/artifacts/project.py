@@ -23,6 +23,7 @@ from agent.bundle import (
 )
 from agent.bundle.names import CLASS_PATTERN, MODEL_PATTERN, TENSOR_PATTERN, VERSION_PATTERN
 from agent.bundle.observe import MAX_EDGES
+from fleet.artifacts.card import Card, read_card
 from fleet.artifacts.errors import ProjectError
 from fleet.artifacts.table import Table, is_number
 
@@ -103,6 +104,7 @@ class Project:
     parameters: Mapping[str, ParameterValue]
     intra_op_threads: int
     observe: ObserveDraft | None
+    card: Card
 
     def read(self, name: str, max_bytes: int, wanted_by: str) -> bytes:
         """The content of a file of the project.
@@ -115,7 +117,7 @@ class Project:
 
 _TOP: Final = (
     "bundle", "stage", "input", "output", "golden", "objectives", "requires", "parameters", "runtime",
-    "observe",
+    "observe", "card",
 )  # fmt: skip
 
 
@@ -146,6 +148,7 @@ def read_project(folder: Path) -> Project:
         parameters=_parameters(top),
         intra_op_threads=runtime.integer("intra_op_threads", 1, 0, 256),
         observe=_observe(top) if "observe" in top else None,
+        card=read_card(top),
     )
 
 

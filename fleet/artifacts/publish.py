@@ -17,6 +17,7 @@ from tuf.api.metadata import Targets
 from agent.bundle import BundleFileError, Manifest, Piece
 from agent.bundle.folder import open_bundle_file, read_bundle, verify_folder
 from agent.runtime.onnx_scan import scan_bundle
+from fleet.claims.attestation import attestation_digest
 from fleet.errors import ConflictError, RefusedError
 from fleet.repository.release import ReleaseEntry, parse_release_role, read_entries, sign_release
 
@@ -51,13 +52,14 @@ class Server(Protocol):
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
     """``release``: refuse unless the bundle becomes this release number (0: any). ``min_release``: the
-    floor of the model is raised to it (0: left)."""
+    floor of the model is raised to it (0: left). ``attestations``: of the bundle's checks."""
 
     folder: Path
     key: Path
     now_s: float
     release: int = 0
     min_release: int = 0
+    attestations: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,11 @@ def _contents(folder: Path, manifest: Manifest, wanted: set[str]) -> Iterator[tu
 
 
 def _hand_in(server: Server, request: PublishRequest, manifest: Manifest, raw: bytes) -> Any:
-    entry = ReleaseEntry.of(manifest, min_release=request.min_release)
+    entry = ReleaseEntry.of(
+        manifest,
+        min_release=request.min_release,
+        attestations=tuple(attestation_digest(raw) for raw in request.attestations),
+    )
     for attempt in range(1, SIGN_ATTEMPTS + 1):
         current = server.get_bytes(f"/v1/repository/release?class={manifest.device_class}")
         signed = sign_release(current, request.key, entry, raw, request.now_s)
@@ -180,6 +186,7 @@ def _hand_in(server: Server, request: PublishRequest, manifest: Manifest, raw: b
         body = {
             "manifest": base64.b64encode(raw).decode(),
             "release": base64.b64encode(signed).decode(),
+            "attestations": [base64.b64encode(raw).decode() for raw in request.attestations],
         }
         try:
             return server.post_json("/v1/bundles", body)

@@ -18,6 +18,15 @@ from agent.runtime import run_trial_blocking
 from agent.runtime.onnx_scan import scan_bundle
 from agent.runtime.verdict import clean_text
 from fleet.artifacts.publish import PieceProgress
+from fleet.claims.model_signature import SIGNATURE_NAME
+from fleet.cli.claims import (
+    attest,
+    claims_key,
+    read_attestations,
+    show,
+    tell_claims,
+    verify_claims,
+)
 from fleet.cli.client import FleetClient, ServerOption
 from fleet.cli.output import (
     ExitCode,
@@ -33,7 +42,7 @@ from fleet.cli.rollout_view import when
 from fleet.cli.signing_files import save_request, tell_request
 from fleet.errors import ConfigError, RefusedError
 from fleet.home import home_of
-from fleet.repository.keys import key_path, read_password
+from fleet.repository.keys import key_path, load_claims_key, read_password
 from fleet.repository.request import SigningRequest
 from fleet.repository.roles import SIMPLE_RELEASE
 
@@ -41,6 +50,9 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect, verify, publish and list bundles.")
 
+_PasswordFile = typer.Option(
+    None, "--password-file", metavar="FILE", help="File with the password of encrypted keys."
+)
 _Folder = typer.Argument(metavar="DIR", help="A bundle: the folder that `fleet bundle build` made.")
 
 
@@ -55,6 +67,13 @@ def build(
         "--record-golden",
         help="Golden cases without outputs expect from now on what the pipeline answers now.",
     ),
+    key: Path | None = typer.Option(
+        None,
+        "--claims-key",
+        metavar="PATH",
+        help="Sign model.sig with this EC P-256 key; by default keys/claims.pem of the fleet folder, if it is there.",
+    ),
+    password_file: Path | None = _PasswordFile,
     as_json: bool = JsonOption,
 ) -> None:
     """Check a project, pack it into a bundle and try it as a device would."""
@@ -65,8 +84,13 @@ def build(
         if out is None:
             read = read_project(project)
             out = Path("bundles") / f"{read.model}-{read.version}"
+        place = claims_key(key)
+        password = None if password_file is None else read_password(password_file)
         with _status("checking, packing and trying", as_json):
-            result = build_bundle(project, out, now_s=_now_s(), record_golden=record_golden)
+            signs = None if place is None else load_claims_key(place, password)
+            result = build_bundle(
+                project, out, now_s=_now_s(), record_golden=record_golden, claims_key=signs
+            )
         if as_json:
             print_json(
                 {
@@ -78,6 +102,7 @@ def build(
                     "golden_cases": len(result.manifest.golden),
                     "warnings": list(result.warnings),
                     "measures": dict(result.measures),
+                    "claims_key": None if place is None else str(place),
                 }
             )
             return
@@ -90,6 +115,8 @@ def build(
         )
         say(_measured(result.measures))
         say(f"sha256 {result.manifest_sha256}")
+        if place is not None:
+            say(f"{SIGNATURE_NAME} signed with {place}")
         say(f"Next: fleet bundle publish {result.path}")
 
 
@@ -104,20 +131,32 @@ def inspect(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
             body["refusal"] = refusal
             body.update(path=manifest.path, manifest_sha256=manifest_sha256(raw))
             body["size_bytes"] = manifest.size_bytes
-            print_json(body)
+            print_json(body | {"claims": tell_claims(folder, manifest, raw, as_json=True)})
             return
         say(manifest.path, style="bold")
         say(f"sha256 {manifest_sha256(raw)}")
         _show(manifest)
+        tell_claims(folder, manifest, raw, as_json=False)
         if refusal:
             say(f"Every device refuses it: {refusal}", style="red")
 
 
 @app.command()
-def verify(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
+def verify(
+    folder: Path = _Folder,
+    public: Path | None = typer.Option(
+        None,
+        "--claims-key",
+        metavar="FILE",
+        help="Check model.sig, and the attestation beside the folder, by this public key too.",
+    ),
+    as_json: bool = JsonOption,
+) -> None:
     """Hash every file of a bundle, then try it as a device would, golden cases included."""
     with errors(as_json):
         manifest = verify_folder(folder)
+        _, raw = read_bundle(folder)
+        held = [] if public is None else verify_claims(folder, manifest, raw, public)
         with _status("trying", as_json):
             report = run_trial_blocking(folder)
         if not report.ok:
@@ -126,13 +165,20 @@ def verify(folder: Path = _Folder, as_json: bool = JsonOption) -> None:
                 f"({report.reason_code}): {report.reason}"
             )
         if as_json:
-            print_json({"bundle": manifest.path, "ok": True, "measures": dict(report.measures)})
+            body = {"bundle": manifest.path, "ok": True, "measures": dict(report.measures)}
+            print_json(body | {"claims": held})
             return
         say(
             f"{manifest.path}: {_count(len(manifest.files), 'file')} with the right digests, "
             f"{_count(len(manifest.golden), 'golden case')} passed"
         )
         say(_measured(report.measures))
+        for claim in held:
+            say(claim)
+
+
+app.command()(attest)
+app.command()(show)
 
 
 @app.command()
@@ -145,8 +191,12 @@ def publish(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         help="A release key; repeatable. By default keys/release.pem of the fleet folder; where there is none, a "
         "signing request is written.",
     ),
-    password_file: Path | None = typer.Option(
-        None, "--password-file", metavar="FILE", help="File with the password of encrypted keys."
+    password_file: Path | None = _PasswordFile,
+    attestation: list[Path] = typer.Option(
+        [],
+        "--attestation",
+        metavar="FILE",
+        help="What attests its checks; repeatable. By default DIR.intoto.json, where `fleet bundle attest` put it.",
     ),
     out: Path | None = typer.Option(
         None, "--out", metavar="FILE", help="Where a signing request is written, if one is needed."
@@ -172,7 +222,8 @@ def publish(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         for path in keys:
             if not path.is_file():
                 raise ConfigError(f"there is no release key at {path}: say where it is with --key")
-        wanted = Wanted(folder, tuple(keys), time.time(), release, min_release)
+        attested = read_attestations(folder, attestation)
+        wanted = Wanted(folder, tuple(keys), time.time(), release, min_release, attested)
         password = None if password_file is None else read_password(password_file)
         with FleetClient(server) as client, _upload_bar(as_json) as progress:
             done = publish_or_ask(client, wanted, password, progress)

@@ -11,7 +11,15 @@ from fleet.config import check_fleet_name, example_config
 from fleet.errors import ConfigError, ConflictError, ServerError
 from fleet.home import Home, home_of
 from fleet.repository import init_repository
-from fleet.repository.keys import offline_folder, read_password
+from fleet.repository.claims import ClaimsRule
+from fleet.repository.keys import (
+    CLAIMS,
+    create_claims_key,
+    key_path,
+    offline_folder,
+    offline_key_path,
+    read_password,
+)
 from fleet.repository.roles import SIMPLE_ROLES, RolePlan, production_roles
 from fleet.store import open_store
 
@@ -60,13 +68,14 @@ def init(
             highlight=False,
             soft_wrap=not console.is_terminal,
         )
-        keys = "signing keys: keep root, targets and release away from the server"
+        keys = "signing keys: keep root, targets, release and claims away from the server"
         if production:
             keys = "the server's own keys: rollout, snapshot, timestamp"
         console.print(
             f"  {home.config.name:<12} configuration, documented\n"
             f"  {'keys/':<12} {keys}\n"
             f"  {home.root.name:<12} what a device is given to trust this fleet\n"
+            f"  {home.claims_public.name:<14} what `model_signing verify key` checks its bundles by\n"
             f"Start it: fleet serve --home {home.path}",
             highlight=False,
             soft_wrap=not console.is_terminal,
@@ -89,7 +98,8 @@ def _say_where_keys_go(home: Home, plan: Sequence[RolePlan]) -> None:
             )
             for role in plan
             if role.offline
-        ],
+        ]
+        + [("(none: claims about bundles)", 1, 1, f"keys/offline/{CLAIMS}-1.pem")],
     )
     say(
         f"Next: move each file in {offline_folder(home.path)} to the medium of the person who is to hold it, "
@@ -118,7 +128,15 @@ def make_home(
     check_fleet_name(name)
     if home.config.exists() or home.database.exists():
         raise ConflictError(f"{home.path} is a fleet folder already: choose another one")
-    root = init_repository(home.path, fleet_name=name, now_s=now_s, plan=plan, password=password)
+    production = any(role.offline for role in plan)
+    root = init_repository(
+        home.path,
+        fleet_name=name,
+        now_s=now_s,
+        plan=plan,
+        password=password,
+        claims=_claims_rule(home, password, production=production),
+    )
     try:
         home.artifacts.mkdir(exist_ok=True)
         home.root.write_bytes(root)
@@ -127,3 +145,16 @@ def make_home(
         home.config.write_text(example_config(name), encoding="utf-8")
     except OSError as error:
         raise ServerError(f"{home.path} cannot be written: {error.strerror}") from error
+
+
+def _claims_rule(home: Home, password: bytes | None, *, production: bool) -> ClaimsRule:
+    """The key for claims about bundles, newly made, is believed; with thresholds every new bundle needs its word."""
+    path = offline_key_path(home.path, CLAIMS, 1) if production else key_path(home.path, CLAIMS)
+    try:
+        home.path.mkdir(parents=True, exist_ok=True)
+        for folder in (home.path / "keys", path.parent):
+            folder.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ServerError(f"cannot make {path.parent}: {error.strerror or error}") from error
+    signer = create_claims_key(path, home.claims_public, password if production else None)
+    return ClaimsRule((signer.public_key,), required=production)

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import typer
 
+from fleet.claims.attestation import Attestation
+from fleet.cli.key_claims import claims, new_claims
 from fleet.cli.key_rotate import rotate
 from fleet.cli.output import (
     ExitCode,
@@ -24,6 +26,7 @@ from fleet.cli.output import (
 from fleet.cli.signing_files import request_json, save_request, tell_request
 from fleet.errors import ConfigError, FleetError, RequestError
 from fleet.home import home_of
+from fleet.repository.claims import attested_by, claims_rule
 from fleet.repository.generation import read_generation
 from fleet.repository.keys import key_files, load_key, read_password
 from fleet.repository.overview import KeyView, RoleView, overview
@@ -34,6 +37,7 @@ from fleet.repository.request import (
     read_request,
 )
 from fleet.repository.request_rules import (
+    attestations_of,
     check_request,
     merged,
     needs_of,
@@ -50,6 +54,8 @@ app = typer.Typer(
 )
 
 app.command()(rotate)
+app.command("new-claims")(new_claims)
+app.command()(claims)
 
 _ROOT_MAX_BYTES: Final = 1024 * 1024
 
@@ -247,8 +253,10 @@ def _describe(request: SigningRequest, *, has_root: bool) -> None:
     say(f"Fleet {fleet} asks for a signature as {request.role}. What it changes:", style="bold")
     for line in request.says:
         say(f"  {line}")
+    attested = attestations_of(request)
     for path, raw in sorted(request.manifests.items()):
         _describe_bundle(path, raw)
+        _describe_claims(request, path, attested.get(path, ()))
     say(f"So far: {needs_words(needs_of(request))}")
     if not has_root:
         text = "The request was checked by the root inside it alone: give the one you have kept with --root"
@@ -264,6 +272,14 @@ def _describe_bundle(path: str, raw: bytes) -> None:
         ("file", "bytes", "sha256"),
         [(one.name, one.size, one.sha256) for one in manifest.files],
     )
+
+
+def _describe_claims(request: SigningRequest, path: str, held: Sequence[Attestation]) -> None:
+    rule = claims_rule(request.chain.targets.signed)
+    for one in held:
+        say(f"  {path} is attested: {attested_by(rule, one)}")
+    if not held:
+        say(f"  {path}: nobody attests that it passed its checks", style="yellow")
 
 
 # --- roles ----------------------------------------------------------------------------------------

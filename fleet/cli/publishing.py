@@ -10,7 +10,7 @@ from typing import Final
 
 from tuf.api.metadata import Metadata, Targets
 
-from agent.bundle import manifest_sha256
+from agent.bundle import Manifest, manifest_sha256
 from agent.bundle.folder import read_bundle
 from fleet.artifacts.publish import (
     PieceProgress,
@@ -21,9 +21,11 @@ from fleet.artifacts.publish import (
     require_release,
     upload_folder,
 )
+from fleet.claims.attestation import attestation_digest
 from fleet.cli.client import FleetClient
 from fleet.cli.roles_source import ServerRoles, hand_in
 from fleet.errors import NotFoundError
+from fleet.repository.claims import Attestable, claims_rule, require_attested
 from fleet.repository.generation import role_for
 from fleet.repository.keys import load_key
 from fleet.repository.release import ReleaseEntry, next_release, read_entries
@@ -45,6 +47,7 @@ class Wanted:
     now_s: float
     release: int = 0
     min_release: int = 0
+    attestations: tuple[bytes, ...] = ()
 
 
 def publish_or_ask(
@@ -54,10 +57,11 @@ def publish_or_ask(
 
     Raises:
         BundleError: the folder is not a whole bundle.
+        RefusedError: the fleet asks for an attestation and there is none, or one does not hold; nothing was sent.
         ConfigError: a key cannot be read. NotFoundError: no role approves bundles of this class.
         FleetError: the server refused, or cannot be reached.
     """
-    manifest, _ = read_bundle(wanted.folder)
+    manifest, raw = read_bundle(wanted.folder)
     roles = ServerRoles(client)
     targets = roles.chain("targets").targets.signed
     role = role_for(targets, manifest.path)
@@ -66,10 +70,17 @@ def publish_or_ask(
             f"no release role speaks for class {manifest.device_class}: `fleet key add-class "
             f"{manifest.device_class}` makes one"
         )
+    if not _is_released(roles, role, manifest, raw):
+        _require_attested(targets, manifest, raw, wanted)
     threshold = targets.get_delegated_role(role).threshold
     if threshold == _ONE and len(wanted.keys) == _ONE and password is None:
         request = PublishRequest(
-            wanted.folder, wanted.keys[0], wanted.now_s, wanted.release, wanted.min_release
+            wanted.folder,
+            wanted.keys[0],
+            wanted.now_s,
+            wanted.release,
+            wanted.min_release,
+            wanted.attestations,
         )
         return publish_folder(client, request, progress)
     signers = [load_key(path, password) for path in wanted.keys]
@@ -86,9 +97,27 @@ def publish_or_ask(
     return _published(sent, asked.metadata, changed=hand_in(roles, asked))
 
 
+def _entry(manifest: Manifest, wanted: Wanted) -> ReleaseEntry:
+    digests = tuple(attestation_digest(raw) for raw in wanted.attestations)
+    return ReleaseEntry.of(manifest, min_release=wanted.min_release, attestations=digests)
+
+
+def _is_released(roles: ServerRoles, role: str, manifest: Manifest, raw: bytes) -> bool:
+    """Whether this very bundle is released already: nothing is asked of it again."""
+    present = roles.chain(role).base.signed.targets.get(manifest.path)
+    return present is not None and present.hashes.get("sha256") == manifest_sha256(raw)
+
+
+def _require_attested(targets: Targets, manifest: Manifest, raw: bytes, wanted: Wanted) -> None:
+    """Refuse before anything is sent or signed what the fleet manager would refuse."""
+    named = _entry(manifest, wanted).attestations
+    about = Attestable(manifest.path, manifest_sha256(raw), named)
+    require_attested(claims_rule(targets), about, wanted.attestations)
+
+
 def _request(role: str, chain: Chain, sent: Uploaded, wanted: Wanted) -> SigningRequest:
     manifest = sent.manifest
-    entry = ReleaseEntry.of(manifest, min_release=wanted.min_release)
+    entry = _entry(manifest, wanted)
     following = next_release(to_bytes(chain.base), entry, sent.raw, wanted.now_s)
     require_release(manifest, following.signed, wanted.release)
     created_s = float(int(wanted.now_s))
@@ -99,6 +128,7 @@ def _request(role: str, chain: Chain, sent: Uploaded, wanted: Wanted) -> Signing
         created_s,
         created_s + LIFE_S,
         manifests={manifest.path: sent.raw},
+        attestations={manifest.path: wanted.attestations} if wanted.attestations else {},
     )
 
 

@@ -73,6 +73,9 @@ class ServerRoles:
                 name: _base64(to_bytes(metadata)) for name, metadata in request.companions.items()
             },
             "manifests": [_base64(raw) for raw in request.manifests.values()],
+            "attestations": [
+                _base64(raw) for raws in request.attestations.values() for raw in raws
+            ],
         }
         answer: dict[str, Any] = self._client.post_json(
             f"/v1/repository/roles/{request.role}", body
@@ -100,7 +103,8 @@ class FolderRoles:
         }
         raw = to_bytes(request.metadata)
         manifests = request.manifests.values()
-        return take_over_role(self, request.role, raw, companions, manifests).changed
+        attestations = [raw for raws in request.attestations.values() for raw in raws]
+        return take_over_role(self, request.role, raw, companions, manifests, attestations).changed
 
 
 @contextlib.contextmanager

@@ -51,6 +51,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _change("POST", "/v1/devices/{device_id}/reject", Role.OPERATOR, "device reject"),
     _change("POST", "/v1/devices/{device_id}/revoke", Role.OPERATOR, "device revoke"),
     _get("/v1/bundles", "bundle list"),
+    _get("/v1/attestations/{sha256}", "read an attestation"),
     _get("/v1/repository/release", "read release metadata"),
     _get("/v1/repository/root", "read root metadata"),
     _get("/v1/repository/roles", "read roles"),

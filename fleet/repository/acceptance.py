@@ -15,6 +15,7 @@ from tuf.api.metadata import Metadata, Root, Signed, Targets
 
 from agent.trust.reading import FLEET_FIELD
 from fleet.errors import ConflictError, RefusedError, RequestError
+from fleet.repository.claims import claims_rule
 from fleet.repository.generation import Generation, SignedFile, delegated_roles, role_for
 from fleet.repository.roles import DEVICE_CLASS, EMERGENCY, is_release_role
 from fleet.repository.rotation import Lack, lacks_of_root
@@ -141,7 +142,7 @@ def check_paths(top: Targets, role: str, signed: Targets) -> None:
 
 
 def check_delegations(current: Targets, following: Targets) -> None:
-    """Refuse delegations that this fleet manager does not understand, and the loss of one.
+    """Refuse delegations and a rule about attestations that are not understood here, and the loss of a delegation.
 
     Raises:
         RefusedError: says which.
@@ -162,6 +163,7 @@ def check_delegations(current: Targets, following: Targets) -> None:
         raise RefusedError(
             f"targets no longer speaks of {', '.join(gone)}: what that role says would be lost to devices"
         )
+    claims_rule(following)
     if following.targets:
         raise RefusedError("targets lists targets itself; it only delegates")
     if EMERGENCY in roles and list(roles).index(EMERGENCY) > list(roles).index("rollout"):

@@ -24,6 +24,7 @@ from tuf.api.metadata import (
 from agent.trust.reading import FLEET_FIELD
 from agent.trust.refresh import SIGNED_AT_FIELD
 from fleet.errors import ConflictError, ServerError
+from fleet.repository.claims import CLAIMS_FIELD, ClaimsRule
 from fleet.repository.files import write_durable
 from fleet.repository.keys import create_key, key_path, offline_folder, offline_key_path
 from fleet.repository.roles import (
@@ -55,6 +56,7 @@ def init_repository(
     now_s: float,
     plan: Sequence[RolePlan] = SIMPLE_ROLES,
     password: bytes | None = None,
+    claims: ClaimsRule | None = None,
 ) -> bytes:
     """Make ``keys/`` and ``repository/metadata/`` in a fleet folder.
 
@@ -64,6 +66,7 @@ def init_repository(
         now_s: the time to sign at, in seconds since the epoch.
         plan: the roles, in their order of trust.
         password: encrypts the offline keys; None leaves them plain.
+        claims: whether new bundles need an attestation, and whose; None states no rule.
 
     Returns:
         The first root: what every device is given as its root of trust.
@@ -83,7 +86,7 @@ def init_repository(
     keys = {role.name: create_keys(home, role, password) for role in plan}
     files: dict[str, bytes] = {}
     _add(files, "root", _root(plan, keys, fleet_name, now_s), keys)
-    _add(files, "targets", _targets(plan, keys, now_s), keys)
+    _add(files, "targets", _targets(plan, keys, now_s, claims), keys)
     delegated = [role.name for role in plan if role.paths]
     for name in delegated:
         _add(files, name, Targets(expires=expiry(now_s, validity_s(name))), keys)
@@ -152,12 +155,16 @@ def _root(plan: Sequence[RolePlan], keys: Keys, fleet_name: str, now_s: float) -
     return root
 
 
-def _targets(plan: Sequence[RolePlan], keys: Keys, now_s: float) -> Targets:
+def _targets(
+    plan: Sequence[RolePlan], keys: Keys, now_s: float, claims: ClaimsRule | None
+) -> Targets:
     """The top role: it says who speaks for which path, and lists nothing itself."""
     targets = Targets(expires=expiry(now_s, VALIDITY.targets_s), delegations=Delegations({}, {}))
     for role in plan:
         if role.paths:
             delegate(targets, role, keys[role.name])
+    if claims is not None:
+        targets.unrecognized_fields[CLAIMS_FIELD] = claims.to_json()
     return targets
 
 

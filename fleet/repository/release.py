@@ -43,6 +43,7 @@ class ReleaseEntry:
         limits: pairs of seconds since signing and basis points; empty for no limit.
         agent: PEP 440 specifier of agent versions; empty for any.
         onnxruntime: PEP 440 specifier of ONNX Runtime versions; empty for any.
+        attestations: digests of what attests that the bundle passed its checks.
     """
 
     model: str
@@ -53,6 +54,7 @@ class ReleaseEntry:
     limits: tuple[tuple[int, int], ...] = ()
     agent: str = ""
     onnxruntime: str = ""
+    attestations: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -66,6 +68,7 @@ class ReleaseEntry:
         *,
         min_release: int = 0,
         limits: tuple[tuple[int, int], ...] = (),
+        attestations: tuple[str, ...] = (),
     ) -> "ReleaseEntry":
         """The entry that a bundle's manifest asks for, with what only the releaser decides."""
         needs = manifest.requirements
@@ -78,6 +81,7 @@ class ReleaseEntry:
             limits=limits,
             agent=needs.agent,
             onnxruntime=needs.onnxruntime,
+            attestations=attestations,
         )
 
 
@@ -213,6 +217,7 @@ def _next_release(
         limits=entry.limits,
         agent=entry.agent,
         onnxruntime=entry.onnxruntime,
+        attestations=entry.attestations,
     )
 
 

@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from agent.runtime.verdict import clean_text
 from agent.trust.reading import FLEET_FIELD
+from fleet.claims.attestation import MAX_ATTESTATION_BYTES
 from fleet.errors import RequestError
 from fleet.repository.roles import expiry, validity_s
 from fleet.repository.words import changes
@@ -50,6 +51,7 @@ _KEYS: Final = frozenset({
     "format", "fleet", "role", "created_s", "expires_s", "says", "needs", "metadata", "companions",
     "bases", "manifests", "roots", "targets", "base",
 })  # fmt: skip
+_OPTIONAL: Final = frozenset({"attestations"})
 
 T = TypeVar("T")
 
@@ -88,6 +90,7 @@ class SigningRequest:
             the signatures that there are so far.
         bases: the published version of each companion that there is one of.
         manifests: manifest of each bundle that is new in it, by path.
+        attestations: of the checks of each such bundle, by path.
     """
 
     role: str
@@ -98,6 +101,7 @@ class SigningRequest:
     companions: "Mapping[str, Metadata[Any]]" = field(default_factory=dict)
     bases: "Mapping[str, Metadata[Any]]" = field(default_factory=dict)
     manifests: Mapping[str, bytes] = field(default_factory=dict)
+    attestations: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
 
     @property
     def says(self) -> tuple[str, ...]:
@@ -173,6 +177,12 @@ def request_bytes(request: SigningRequest, needs: Sequence[Mapping[str, Any]]) -
         "targets": chain.targets.to_dict(),
         "base": chain.base.to_dict() if has_base else None,
     }
+    if (
+        request.attestations
+    ):  # left out where there are none, so that an older `fleet` reads the file
+        body["attestations"] = {
+            path: [raw.decode() for raw in raws] for path, raws in request.attestations.items()
+        }
     return json.dumps(body, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -215,10 +225,9 @@ def parse_request(raw: bytes) -> SigningRequest:
             f"is no signing request that is known here: its format is {found!r}, not {FORMAT!r}. Ask "
             "for a new one, or use the version of `fleet` that made it"
         )
-    if set(body) != _KEYS:
-        raise RequestError(
-            f"is no signing request: the keys {sorted(set(body) ^ _KEYS)[:5]} are missing or unknown"
-        )
+    if set(body) - _OPTIONAL != _KEYS:
+        strange = sorted((set(body) - _OPTIONAL) ^ _KEYS)[:5]
+        raise RequestError(f"is no signing request: the keys {strange} are missing or unknown")
     return _form(_request, body)
 
 
@@ -254,6 +263,10 @@ def _request(body: dict[str, Any]) -> SigningRequest:
         manifests={
             _text(path, 256): _text(raw, MAX_REQUEST_BYTES).encode()
             for path, raw in body["manifests"].items()
+        },
+        attestations={
+            _text(path, 256): tuple(_text(raw, MAX_ATTESTATION_BYTES).encode() for raw in raws)
+            for path, raws in body.get("attestations", {}).items()
         },
     )
     if request.chain.fleet != body["fleet"]:

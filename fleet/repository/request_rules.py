@@ -23,15 +23,19 @@ from agent.bundle import parse_manifest
 from agent.bundle.errors import ManifestError
 from agent.runtime.verdict import clean_text
 from agent.trust.release import BUNDLE_PREFIX
+from fleet.claims.attestation import Attestation, attestation_digest
 from fleet.errors import ConflictError, RefusedError, RequestError
 from fleet.repository.acceptance import check_paths, require_fresh, require_kind
+from fleet.repository.claims import Attestable, claims_rule, require_attested
 from fleet.repository.generation import delegated_roles
 from fleet.repository.keys import key_name
+from fleet.repository.release import read_entries
 from fleet.repository.request import SigningRequest
 from fleet.repository.roles import ONLINE_ROLES, TOP_ROLES, is_release_role
 
 __all__ = [
     "Need",
+    "attestations_of",
     "check_request",
     "merged",
     "needs_of",
@@ -127,6 +131,29 @@ def check_request(request: SigningRequest, now_s: float, pinned_root: bytes | No
         require_fresh(role, metadata.signed, now_s)
         _check_signatures(request, role, metadata)
     _check_manifests(request)
+    attestations_of(request)
+
+
+def attestations_of(request: SigningRequest) -> dict[str, tuple[Attestation, ...]]:
+    """What attests the checks of each new bundle, by path, checked by the rule of the targets role in the chain.
+
+    Raises:
+        RefusedError: an attestation is missing, does not hold or is not the bundle's; says which and why.
+    """
+    fresh = _new_bundles(request)
+    if set(request.attestations) - set(fresh):
+        raise _altered("it carries attestations of a bundle that is not new in it")
+    if not fresh:
+        return {}
+    rule = claims_rule(request.chain.targets.signed)
+    entries = read_entries(request.metadata.signed)
+    found = {}
+    for path in fresh:
+        carried = request.attestations.get(path, ())
+        if {attestation_digest(raw) for raw in carried} - set(entries[path].attestations):
+            raise _altered(f"it carries an attestation of {path} that is not to be signed")
+        found[path] = require_attested(rule, Attestable.of(entries[path]), carried)
+    return found
 
 
 def with_signature(request: SigningRequest, signer: Signer) -> SigningRequest:
@@ -335,9 +362,8 @@ def _check_manifests(request: SigningRequest) -> None:
         if request.manifests:
             raise _altered(f"it carries manifests, and {request.role} releases no bundle")
         return
-    before, after = request.chain.base.signed.targets, request.metadata.signed.targets
-    fresh = {path for path in after if path not in before and path.startswith(BUNDLE_PREFIX)}
-    if fresh != set(request.manifests):
+    after = request.metadata.signed.targets
+    if set(_new_bundles(request)) != set(request.manifests):
         raise _altered("the manifests in it are not those of the bundles that are new")
     for path, raw in request.manifests.items():
         if hashlib.sha256(raw).hexdigest() != after[path].hashes.get("sha256"):
@@ -348,6 +374,15 @@ def _check_manifests(request: SigningRequest) -> None:
             raise RefusedError(f"the manifest of {path[:200]!r} cannot be read: {error}") from error
         if described != path:
             raise _altered(f"the manifest of {path} in it describes {described}")
+
+
+def _new_bundles(request: SigningRequest) -> tuple[str, ...]:
+    if not is_release_role(request.role):
+        return ()
+    before, after = request.chain.base.signed.targets, request.metadata.signed.targets
+    return tuple(
+        path for path in sorted(after) if path not in before and path.startswith(BUNDLE_PREFIX)
+    )
 
 
 def _altered(how: str) -> RefusedError:

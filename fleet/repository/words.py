@@ -18,6 +18,7 @@ from agent.runtime.verdict import clean_text
 from agent.trust import BundleRelease
 from agent.trust.errors import MalformedError
 from agent.trust.release import BUNDLE_PREFIX
+from fleet.repository.claims import CLAIMS_FIELD, policy_words
 from fleet.repository.keys import key_name
 
 __all__ = ["changes", "day"]
@@ -46,9 +47,11 @@ def _lines(before: Signed, after: Signed) -> Iterator[str]:
         yield from _role_lines(before.roles, after.roles, before.keys, after.keys)
     if isinstance(before, Targets) and isinstance(after, Targets):
         yield from _delegation_lines(before, after)
+        yield from policy_words(before, after)
         yield from _target_lines(before.targets, after.targets)
     old, new = before.to_dict(), after.to_dict()
-    for field in sorted((set(old) | set(new)) - _OWN_WORDS):
+    said = _OWN_WORDS | ({CLAIMS_FIELD} if isinstance(after, Targets) else set())
+    for field in sorted((set(old) | set(new)) - said):
         if old.get(field) != new.get(field):
             yield f"field {field}: {_short(old.get(field))} becomes {_short(new.get(field))}"
 
@@ -95,6 +98,8 @@ def _release(release: BundleRelease) -> str:
         f"agent {release.agent or 'any'}",
         f"onnxruntime {release.onnxruntime or 'any'}",
     ]
+    if release.attestations:
+        parts.append(f"attested by {', '.join(release.attestations)}")
     if release.min_release:
         parts.append(f"FROM NOW ON NO RELEASE BELOW {release.min_release}")
     if release.limits:

@@ -23,7 +23,11 @@ Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
 
 def test_both_sides_of_a_model() -> None:
     assert read_onnx(tiny_onnx(), "tiny") == OnnxModel(
-        (OnnxTensor("x", "FP32", (-1, 4)),), (OnnxTensor("y", "FP32", (-1, 4)),)
+        (OnnxTensor("x", "FP32", (-1, 4)),),
+        (OnnxTensor("y", "FP32", (-1, 4)),),
+        opsets=(("", 17),),
+        ir_version=9,
+        producer="1.0.0",
     )
     magika = read_onnx((magika_folder() / "model.onnx").read_bytes(), "magika")
     assert magika.input("bytes") == OnnxTensor("bytes", "INT32", (-1, 2048))

@@ -76,19 +76,25 @@ def test_the_whole_ceremony(people: "dict[str, Person]", tmp_path: Path) -> None
         "--class",
         "edge",
     )
-    assert len(made["offline_keys"]) == 17
+    assert len(made["offline_keys"]) == 18
     config = host_config(host)
     (home / "fleet.toml").write_text(config, "utf-8")
     built = build_tiny(tmp_path / "project", "1.0.0", model="tiny")
     host.start()
     try:
         status = operator.said("status", "--server", host.server)
-        assert len(status["offline_keys"]) == 17
+        assert len(status["offline_keys"]) == 18
         assert "offline keys still lie" in host.daemon.log.read_text("utf-8")
         give_keys_away(home, people)
         assert operator.said("status", "--server", host.server)["offline_keys"] == []
 
-        asked = operator.said("bundle", "publish", str(built.path), "--server", host.server, code=4)
+        publish = ("bundle", "publish", str(built.path), "--server", host.server)
+        refused = operator.said(*publish, code=3)
+        assert "comes without an attestation of its checks" in refused["message"]
+        assert "the attestation key claims-1" in refused["message"]
+        attested = people["anna"].said("bundle", "attest", str(built.path), "--key", "claims-1.pem")
+        assert attested["result"] == "PASSED"
+        asked = operator.said(*publish, code=4)
         request = operator.folder / asked["request"]
         assert (asked["role"], asked["version"]) == ("release-edge", 2)
         assert asked["needs"][0]["missing"] == [f"release-edge-{number}" for number in (1, 2, 3)]
@@ -98,8 +104,8 @@ def test_the_whole_ceremony(people: "dict[str, Person]", tmp_path: Path) -> None
         once = operator.said("key", "merge", str(copies[0]), "--server", host.server, code=4)
         assert (once["published"], once["needs"][0]["signed"]) == (False, ["release-edge-1"])
         assert operator.said("bundle", "list", "--server", host.server)["bundles"] == []
-        refused = Reader(Path(made["root"]).read_bytes(), device_class="edge")
-        assert releases(refused.refresh(offered(home), None, time.time())) == {}
+        nothing = Reader(Path(made["root"]).read_bytes(), device_class="edge")
+        assert releases(nothing.refresh(offered(home), None, time.time())) == {}
 
         done = operator.said("key", "merge", *map(str, copies), "--server", host.server)
         assert (done["published"], done["changed"]) == (True, True)
@@ -107,6 +113,8 @@ def test_the_whole_ceremony(people: "dict[str, Person]", tmp_path: Path) -> None
         assert (again["published"], again["changed"]) == (True, False)
         (listed,) = operator.said("bundle", "list", "--server", host.server)["bundles"]
         assert (listed["path"], listed["release"]) == ("bundles/edge/tiny-1.0.0", 1)
+        shown = operator.said("bundle", "show", listed["path"], "--server", host.server)
+        assert [one["sha256"] for one in shown["attestations"]] == [attested["sha256"]]
     finally:
         host.stop()
     device = Reader(Path(made["root"]).read_bytes(), device_class="edge")
@@ -138,6 +146,7 @@ def sign(person: Person, request: Path, number: int) -> Path:
         "adds bundles/edge/tiny-1.0.0: release 1 of tiny",
         "model.onnx",
         "0 of 2 signatures",
+        "bundles/edge/tiny-1.0.0 is attested: PASSED by claims-1; passed: files, model model.onnx",
     ):
         assert text in done.stdout
     return copy
