@@ -28,6 +28,7 @@ from fleet.cli.claims import (
     verify_claims,
 )
 from fleet.cli.client import FleetClient, ServerOption
+from fleet.cli.emergency import app_commands
 from fleet.cli.output import (
     ExitCode,
     JsonOption,
@@ -48,7 +49,7 @@ from fleet.repository.roles import SIMPLE_RELEASE
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Build, inspect, verify, publish and list bundles.")
+app = typer.Typer(no_args_is_help=True, help="Build, inspect, verify, publish, list and block bundles.")
 
 _PasswordFile = typer.Option(
     None, "--password-file", metavar="FILE", help="File with the password of encrypted keys."
@@ -179,6 +180,8 @@ def verify(
 
 app.command()(attest)
 app.command()(show)
+for name, command in app_commands.items():
+    app.command(name)(command)
 
 
 @app.command()

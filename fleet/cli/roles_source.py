@@ -24,7 +24,7 @@ from fleet.home import Home, home_of
 from fleet.repository import Repository
 from fleet.repository.configured import online_keys
 from fleet.repository.request import Chain, SigningRequest, chain_of
-from fleet.repository.roles import to_bytes
+from fleet.repository.roles import EMERGENCY, to_bytes
 from fleet.store import open_store
 from fleet.store.engine import Store
 
@@ -145,9 +145,11 @@ def hand_in(roles: Roles, request: SigningRequest) -> bool:
     if base.signed_bytes == request.metadata.signed_bytes:
         return False
     if base.signed_bytes != request.chain.base.signed_bytes:
-        again = (
-            "`fleet bundle publish`" if request.manifests else f"`fleet key request {request.role}`"
-        )
+        again = f"`fleet key request {request.role}`"
+        if request.manifests:
+            again = "`fleet bundle publish`"
+        elif request.role == EMERGENCY:
+            again = "`fleet bundle block`, or whichever command made it,"
         raise ConflictError(
             f"this signing request is outdated: it was made on top of {request.role} version "
             f"{request.chain.base.signed.version}, and version {base.signed.version} is published. Make it "

@@ -17,7 +17,14 @@ from agent.trust.errors import MalformedError
 from fleet.errors import RefusedError
 from fleet.repository.roles import expiry
 
-__all__ = ["EMERGENCY_S", "EmergencyChange", "emergency_target", "next_emergency", "read_entry"]
+__all__ = [
+    "EMERGENCY_S",
+    "EmergencyChange",
+    "emergency_target",
+    "emergency_words",
+    "next_emergency",
+    "read_entry",
+]
 
 EMERGENCY_S: Final = 30 * 86_400
 """How long the role's signature holds, in seconds. Blocks hold beyond it, lifted limits do not."""
@@ -61,6 +68,35 @@ def read_entry(role: Targets | None) -> Emergency:
         blocked |= entry.blocked
     lifted = {digest for entry in entries for digest in entry.lifted}
     return Emergency(id=ENTRY_ID, blocked=blocked, lifted=tuple(sorted(lifted)))
+
+
+def emergency_words(before: Targets, after: Targets) -> list[str] | None:
+    """What differs between two versions of the role, a line for each bundle that is spoken of.
+
+    None where these words would leave something out: other targets than the one entry that is written here, or an
+    entry that an agent of today would understand in part.
+    """
+    targets = [*before.targets.items(), *after.targets.items()]
+    own = Emergency(id=ENTRY_ID)
+    if not targets or any(
+        path != own.target_path or set(target.custom or ()) != set(own.to_json())
+        for path, target in targets
+    ):
+        return None
+    try:
+        held, now = read_entry(before), read_entry(after)
+    except RefusedError:
+        return None
+    lines = [
+        f"BLOCKS the bundle with the manifest {digest}: {why or 'no reason given'}"
+        for digest, why in sorted(now.blocked.items())
+        if held.blocked.get(digest) != why
+    ]
+    lifted, back = {*now.lifted} - {*held.lifted}, {*held.lifted} - {*now.lifted}
+    lines += [f"LIFTS the speed limits of the manifest {digest}" for digest in sorted(lifted)]
+    unblocked = sorted({*held.blocked} - {*now.blocked})
+    lines += [f"takes the block of the manifest {digest} BACK" for digest in unblocked]
+    return lines + [f"lets the speed limits of {digest} hold again" for digest in sorted(back)]
 
 
 def next_emergency(role: Targets | None, change: EmergencyChange, now_s: float) -> Targets:

@@ -19,6 +19,7 @@ from agent.trust import BundleRelease
 from agent.trust.errors import MalformedError
 from agent.trust.release import BUNDLE_PREFIX
 from fleet.repository.claims import CLAIMS_FIELD, policy_words
+from fleet.repository.emergency import emergency_words
 from fleet.repository.keys import key_name
 
 __all__ = ["changes", "day"]
@@ -48,10 +49,11 @@ def _lines(before: Signed, after: Signed) -> Iterator[str]:
     if isinstance(before, Targets) and isinstance(after, Targets):
         yield from _delegation_lines(before, after)
         yield from policy_words(before, after)
-        yield from _target_lines(before.targets, after.targets)
+        said = emergency_words(before, after)
+        yield from _target_lines(before.targets, after.targets) if said is None else said
     old, new = before.to_dict(), after.to_dict()
-    said = _OWN_WORDS | ({CLAIMS_FIELD} if isinstance(after, Targets) else set())
-    for field in sorted((set(old) | set(new)) - said):
+    worded = _OWN_WORDS | ({CLAIMS_FIELD} if isinstance(after, Targets) else set())
+    for field in sorted((set(old) | set(new)) - worded):
         if old.get(field) != new.get(field):
             yield f"field {field}: {_short(old.get(field))} becomes {_short(new.get(field))}"
 
