@@ -18,6 +18,7 @@ import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from agent.adapters.grpc_link import readable
 from agent.adapters.tls_channel import Options, TlsMaterial
 from agent.errors import LinkError
 from agent.identity.enrol import EnrolAnswer, EnrolRequest
@@ -142,9 +143,10 @@ class EnrolLink:
         ) as channel:
             stub: Any = enrol_pb2_grpc.EnrolServiceStub(channel)  # type: ignore[no-untyped-call]
             try:
-                return await getattr(stub, name)(request, timeout=CALL_S)
+                reply = await getattr(stub, name)(request, timeout=CALL_S)
             except grpc.RpcError as error:
                 raise _failed(name, self._address, error) from error
+        return readable(reply, name, self._address)
 
 
 class Renewals:
@@ -163,7 +165,7 @@ class Renewals:
             reply = await self._enrol.Renew(enrol_pb2.RenewRequest(csr=csr), timeout=CALL_S)
         except grpc.RpcError as error:
             raise _failed("Renew", self._address, error) from error
-        return _certified(reply, self._address)
+        return _certified(readable(reply, "Renew", self._address), self._address)
 
     async def nonce(self, device_id: str) -> bytes:
         return await self._known().nonce(device_id)

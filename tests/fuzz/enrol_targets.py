@@ -15,19 +15,20 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import DecodeError, Message
 
-from agent.identity.certificate import new_key, parse_key, public_der, request, sign
+from agent.identity.certificate import public_der
 from fleet.api.enrol_service import EnrolService
 from fleet.home import PkiPaths
+from fleet.registry.enrolment import create_token
 from fleet.registry.identities import Identities, IdentityPolicy
 from fleet.registry.pki import init_pki
 from fleet.registry.settings import EnrolmentConfig
 from fleet.store.engine import open_store
 from fleet.store.writer import Writer
 from protos import enrol_pb2
-from protos.identity import enrol_message
+from protos.identity import DeviceName, Token, enrol_message
 from tests.fuzz.holes import Target, check_message
 
-__all__ = ["METHODS", "REFUSALS", "EnrolBed", "csrs", "identity_keys"]
+__all__ = ["CSR", "METHODS", "REFUSALS", "EnrolBed", "csrs", "identity_keys", "signature"]
 
 METHODS: Final[Mapping[str, type[Message]]] = {
     "Enrol": enrol_pb2.EnrolRequest,
@@ -91,18 +92,18 @@ class EnrolBed:
             self._store, self._writer, paths, "lab", IdentityPolicy(limits)
         )
         self.service = EnrolService(self.identities, limits)
-        self.key = parse_key(new_key())
-        self.identity = parse_key(new_key())
-        self.token = self._made_token("cam-1")
-        self._device = self._enrolled("cam-2")
+        for device_id in ("cam-1", "cam-2"):
+            self._make_token(device_id)
+        asked = self.enrol_request("cam-2", token=_secret("cam-2"))
+        self._device = bytes(self._runner.run(self.service.Enrol(asked, _Context())).chain)
 
-    def _made_token(self, device_id: str) -> str:
-        made = self.identities.create_token(device_id, "camera", {}, 86_400.0)
-        return self._runner.run(made).secret
-
-    def _enrolled(self, device_id: str) -> bytes:
-        asked = self.enrol_request(device_id, token=self._made_token(device_id))
-        return bytes(self._runner.run(self.service.Enrol(asked, _Context())).chain)
+    def _make_token(self, device_id: str) -> None:
+        """Like one that an operator makes, but always the same: a run has to be repeatable."""
+        name, token = DeviceName("lab", "camera", device_id), Token(_secret(device_id), "")
+        span_s = (self.identities.now_s(), self.identities.now_s() + 86_400.0)
+        self._runner.run(
+            self._writer.run(lambda connection: create_token(connection, name, {}, token, span_s))
+        )
 
     def __enter__(self) -> "EnrolBed":
         return self
@@ -116,11 +117,10 @@ class EnrolBed:
 
     def enrol_request(self, device_id: str = "cam-1", **changes: Any) -> enrol_pb2.EnrolRequest:
         """A valid one, with some fields changed; the proof is for the request as it is then."""
-        csr = changes.get("csr", request(self.key, device_id))
+        csr = changes.get("csr", CSR)
         values = {
-            "token": getattr(self, "token", ""), "device_id": device_id, "device_class": "camera", "csr": csr,
-            "identity_key": public_der(self.identity),
-            "proof": sign(self.identity, enrol_message(device_id, csr)),
+            "token": _secret("cam-1"), "device_id": device_id, "device_class": "camera", "csr": csr,
+            "identity_key": public_der(IDENTITY), "proof": signature(enrol_message(device_id, csr)),
         }  # fmt: skip
         return enrol_pb2.EnrolRequest(**values | changes)
 
@@ -154,12 +154,11 @@ class EnrolBed:
 
     def seeds(self) -> list[bytes]:
         """A valid message to each method."""
-        csr = request(parse_key(new_key()), "cam-2")
         messages = (
             self.enrol_request(),
-            enrol_pb2.RenewRequest(csr=csr),
+            enrol_pb2.RenewRequest(csr=CSR),
             enrol_pb2.NonceRequest(device_id="cam-2"),
-            enrol_pb2.RenewLapsedRequest(device_id="cam-2", nonce=self.nonce(), csr=csr, proof=csr[:70]),
+            enrol_pb2.RenewLapsedRequest(device_id="cam-2", nonce=self.nonce(), csr=CSR, proof=CSR[:70]),
         )  # fmt: skip
         return [bytes((n,)) + one.SerializeToString() for n, one in enumerate(messages)]
 
@@ -167,10 +166,33 @@ class EnrolBed:
         return Target("enrol", self.seeds(), self.feed)
 
 
+def _secret(device_id: str) -> str:
+    return f"{device_id}-" + "x" * 37
+
+
+def _csr(key: Any, digest: Any) -> bytes:
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cam-1")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    again = True if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    made = builder.sign(key, digest, ecdsa_deterministic=again)
+    return bytes(made.public_bytes(Encoding.DER))
+
+
+_CURVE: Final = ec.SECP256R1()
+IDENTITY: Final = ec.derive_private_key(1789, _CURVE)
+CSR: Final = _csr(ec.derive_private_key(1848, _CURVE), hashes.SHA256())
+"""Of a key that was never used; the same in each run."""
+
+
+def signature(message: bytes) -> bytes:
+    """By the identity key; the same in each run."""
+    return IDENTITY.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+
+
 def csrs() -> Mapping[str, bytes]:
     """Signing requests of every kind that a library can make, and some that none should."""
     made = {name: _csr(key, digest) for name, (key, digest) in _keys().items()}
-    good = request(parse_key(new_key()), "cam-1")
+    good = CSR
     version = bytes.fromhex("020100")  # INTEGER 0, the only version that PKCS #10 has
     made["version 2"] = good.replace(version, bytes.fromhex("020101"), 1)
     made["version 3"] = good.replace(version, bytes.fromhex("020102"), 1)
@@ -198,18 +220,12 @@ def _keys() -> Mapping[str, tuple[Any, Any]]:
         "rsa 1024": (rsa.generate_private_key(65537, 1024), sha256),  # noqa: S505
         "rsa 2048": (rsa.generate_private_key(3, 2048), sha256),
         "dsa": (dsa.generate_private_key(1024), sha256),  # noqa: S505
-        "p-384": (ec.generate_private_key(ec.SECP384R1()), sha256),
-        "k-256": (ec.generate_private_key(ec.SECP256K1()), sha256),
-        "brainpool": (ec.generate_private_key(ec.BrainpoolP256R1()), sha256),
-        "ed25519": (ed25519.Ed25519PrivateKey.generate(), None),
-        "sha-512": (ec.generate_private_key(ec.SECP256R1()), hashes.SHA512()),
+        "p-384": (ec.derive_private_key(7, ec.SECP384R1()), sha256),
+        "k-256": (ec.derive_private_key(7, ec.SECP256K1()), sha256),
+        "brainpool": (ec.derive_private_key(7, ec.BrainpoolP256R1()), sha256),
+        "ed25519": (ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)), None),
+        "sha-512": (ec.derive_private_key(7, _CURVE), hashes.SHA512()),
     }
-
-
-def _csr(key: Any, digest: Any) -> bytes:
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cam-1")])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    return bytes(builder.sign(key, digest).public_bytes(Encoding.DER))
 
 
 def _certificate() -> bytes:

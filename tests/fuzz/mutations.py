@@ -7,6 +7,7 @@ left to chance.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ NASTY: Final[Sequence[str]] = (
     '""', '"\\u0000"', '"\\ud800"', '"\\udfff\\ud800"', '"\\ud83d\\ude00"', '"a\\u0301"', '"\u202e"', '"../../x"',
     '"/etc/passwd"', '"a\\nb"', '"' + "x" * 257 + '"', '"' + "x" * 5000 + '"', '"bundles/cam/m-1"', '">=1,<2,~=3"',
     '"==1.*"', '"===x"', '"mon-sun 00:00-00:00"', '"2030-01-01T00:00:00Z"', '"0000-00-00T00:00:00Z"',
-    "[]", "{}", "[[]]", "[null]", '{"a":1,"a":2}', '{"":{}}', '{"\\ud800":1}', '{"__class__":"x"}',
+    "[]", "{}", "[[]]", "[null]", '{"a":1,"a":2}', '{"\\ud800":1,"\\ud800":2}', '{"":{}}', '{"\\ud800":1}', '{"__class__":"x"}',
     "[" + "0," * 2000 + "0]", "[" + "[]," * 500 + "[]]", '["a","a"]', '[["id","x"]]', "[[0,0],[0,10000]]",
     nested(64), nested(500), nested(50, '{"a":[', "]}"), nested(900), nested(5000),
     '{"a":' * 300 + "1" + "}" * 300,
@@ -46,7 +47,8 @@ def json_like(seeds: Sequence[Any], *, most: int = 3) -> st.SearchStrategy[bytes
             places = list(_places(value, ()))
             place = draw(st.sampled_from(places))
             change = draw(st.sampled_from(_CHANGES))
-            value = _changed(value, place, change, lambda: _mark(texts, draw))
+            rename = partial(draw, _ENDINGS)
+            value = _changed(value, place, change, lambda: _mark(texts, draw), rename)
         return _without_marks(json.dumps(value), texts).encode("utf-8", "surrogatepass")
 
     return drawn()
@@ -75,11 +77,16 @@ def _places(value: Any, at: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
             yield from _places(value[number], (*at, number))
 
 
+_ENDINGS: Final = st.sampled_from(["x", "\ud800", "\0", "X" * 300, " ", "\u0301"])
 _CHANGES: Final = ("replace", "replace", "replace", "leave out", "rename", "add", "repeat", "wrap")
 
 
 def _changed(
-    value: Any, place: tuple[Any, ...], change: str, make: Callable[[], str]
+    value: Any,
+    place: tuple[Any, ...],
+    change: str,
+    make: Callable[[], str],
+    rename: Callable[[], str],
 ) -> Any:
     if not place:
         return make() if change == "replace" else _grown(value, make)
@@ -92,7 +99,7 @@ def _changed(
     elif change == "leave out":
         del holder[last]
     elif change == "rename" and isinstance(holder, dict):
-        holder[f"{last}x"] = holder.pop(last)
+        holder[f"{last}{rename()}"] = holder.pop(last)
     elif change == "add":
         holder[last] = _grown(holder[last], make)
     elif change == "repeat" and isinstance(holder, list):

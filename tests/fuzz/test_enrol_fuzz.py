@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.identity.certificate import sign
 from protos import enrol_pb2, enrol_pb2_grpc
 from protos.identity import enrol_message, lapsed_message
-from tests.fuzz.enrol_targets import METHODS, REFUSALS, EnrolBed, csrs, identity_keys
+from tests.fuzz.enrol_targets import METHODS, REFUSALS, EnrolBed, csrs, identity_keys, signature
 from tests.fuzz.mutations import bytes_like
 
 CSRS = csrs()
 KEYS = identity_keys()
+SAME = [der for name, der in CSRS.items() if not name.startswith(("rsa", "dsa", "a certificate"))]
+"""Those that are the same in each run."""
 names = st.sampled_from(
     ["cam-1", "cam-2", "", "CAM", "../x", "a" * 41, "x" * 60_000, "cam-1\0", "\u202e", "fleet", "'; --"]
 )  # fmt: skip
@@ -31,13 +32,13 @@ def test_a_message_whose_bytes_were_changed(enrol: EnrolBed, data: st.DataObject
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_request_with_other_fields(enrol: EnrolBed, data: st.DataObject) -> None:
-    csr = data.draw(st.sampled_from(list(CSRS.values())) | bytes_like(list(CSRS.values()), most=2) | chunks)
+    csr = data.draw(st.sampled_from(SAME) | bytes_like(SAME, most=2) | chunks)
     changes: dict[str, Any] = {"csr": csr}
     for field, values in (
         ("token", st.sampled_from(["", "x" * 10_000, "\0", "muster1.x.y"])),
         ("device_class", names),
         ("identity_key", st.sampled_from(list(KEYS.values())) | chunks),
-        ("proof", chunks | bytes_like([sign(enrol.identity, enrol_message("cam-1", csr))], most=2)),
+        ("proof", chunks | bytes_like([signature(enrol_message("cam-1", csr))], most=2)),
     ):
         if data.draw(st.integers(0, 2)) == 0:
             changes[field] = data.draw(values)
@@ -48,11 +49,11 @@ def test_a_request_with_other_fields(enrol: EnrolBed, data: st.DataObject) -> No
 @settings(max_examples=40)
 @given(data=st.data())
 def test_a_renewal_with_other_fields(enrol: EnrolBed, data: st.DataObject) -> None:
-    csr = data.draw(bytes_like(list(CSRS.values()), most=2) | st.sampled_from(list(CSRS.values())))
+    csr = data.draw(bytes_like(SAME, most=2) | st.sampled_from(SAME))
     enrol.ask("Renew", enrol_pb2.RenewRequest(csr=csr))
     device_id = data.draw(names)
     nonce = enrol.nonce() if data.draw(st.booleans()) else data.draw(chunks)
-    proof = data.draw(chunks | st.just(sign(enrol.identity, lapsed_message("cam-2", nonce, csr))))
+    proof = data.draw(chunks | st.just(signature(lapsed_message("cam-2", nonce, csr))))
     enrol.ask(
         "RenewLapsed",
         enrol_pb2.RenewLapsedRequest(device_id=device_id, nonce=nonce, csr=csr, proof=proof),
@@ -70,7 +71,7 @@ def test_a_signing_request_of_another_kind(enrol: EnrolBed, name: str) -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_an_identity_key_of_another_kind(enrol: EnrolBed, name: str) -> None:
     status = enrol.ask("Enrol", enrol.enrol_request(identity_key=KEYS[name]))
-    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert status is grpc.StatusCode.INVALID_ARGUMENT  # "sha-512" is of P-256, and the proof is not by it
 
 
 def test_what_is_fuzzed_is_valid_before_it_is_changed(enrol: EnrolBed) -> None:

@@ -7,12 +7,16 @@ signature. Each goes the device's whole way: refresh, view, decision.
 
 import gzip
 import hashlib
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.formats import encode_canonical
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
 from agent.trust import CurrentModel, DeviceFacts, RefusedMetadataError, TrustState, World, decide_in
@@ -37,6 +41,11 @@ ROLES: Final = ("timestamp", "snapshot", "rollout", "targets", "release", "emerg
 _DIGEST: Final = "ab" * 32
 
 
+def _key(number: int) -> CryptoSigner:
+    """The same in each run, so that a run is repeatable."""
+    return CryptoSigner(Ed25519PrivateKey.from_private_bytes(bytes((number,)) * 32))
+
+
 class _OneRoot(OfferedFiles):
     """An altered root is offered as the next one, and not as those after it."""
 
@@ -50,7 +59,9 @@ class TrustBed:
     """A fleet that has signed one of everything, and a device that has accepted it."""
 
     def __init__(self, folder: Path) -> None:
-        self.fleet = SignedFleet(folder)
+        numbers = itertools.count()
+        with mock.patch.object(CryptoSigner, "generate_ed25519", lambda: _key(next(numbers))):
+            self.fleet = SignedFleet(folder)
         self.release = self.fleet.publish(
             hardware=("x86_64",), limits=((0, 100), (3_600, 10_000)), agent=">=0.1", onnxruntime=">=1.20,<2"
         )  # fmt: skip

@@ -283,5 +283,8 @@ def _text(said: Mapping[str, Any], key: str, where: str, *, default: str | None 
 def _short(value: object) -> str:
     if value is None:
         return "nothing"
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # read with fewer frames on the stack than there are now
+        return "something nested too deep"
     return text if len(text) <= 60 else f"{text[:57]}..."
