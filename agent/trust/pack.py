@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from agent.trust.errors import PackMalformedError, PackTooLargeError
 from agent.trust.limits import TrustLimits
+from agent.wire_fields import has_more_fields
 from protos import metadata_pb2
 
 __all__ = ["METADATA_NAME", "encode_pack", "open_pack"]
@@ -47,7 +48,7 @@ def open_pack(payload: bytes, limits: TrustLimits) -> dict[str, bytes]:
             "allowed; it is ignored"
         )
     unpacked = _gunzip(payload, limits.pack_unpacked_bytes)
-    if _has_more_fields(unpacked, limits.pack_files):
+    if has_more_fields(unpacked, limits.pack_files):
         raise PackTooLargeError(
             f"the metadata pack holds more than the {limits.pack_files} files allowed; it is ignored"
         )
@@ -67,40 +68,6 @@ def open_pack(payload: bytes, limits: TrustLimits) -> dict[str, bytes]:
             )
         files[file.name] = file.content
     return files
-
-
-def _has_more_fields(message: bytes, most: int) -> bool:
-    """Whether a message has more fields than that; what is no message is left to whoever reads it.
-
-    An object is made for each file, also for an empty one of two bytes: a megabyte of them would take fifty.
-    """
-    at = count = 0
-    while at < len(message) and count <= most:
-        key, at = _varint(message, at)
-        count += 1
-        match key & 7:
-            case 0:
-                _, at = _varint(message, at)
-            case 1:
-                at += 8
-            case 2:
-                size, at = _varint(message, at)
-                at += size
-            case 5:
-                at += 4
-            case _:
-                return False  # groups are not of this syntax; the message cannot be read
-    return count > most
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number at ``at`` and where it ends; one that has no end ends the message."""
-    value = 0
-    for place, byte in enumerate(message[at : at + 10]):
-        value |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return value, at + place + 1
-    return value, len(message)
 
 
 def _gunzip(payload: bytes, limit_bytes: int) -> bytes:

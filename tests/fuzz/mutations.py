@@ -10,11 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
-__all__ = ["NASTY", "bytes_like", "json_like", "nested"]
+__all__ = ["NASTY", "bytes_like", "examples", "json_like", "nested"]
 
 _MARK: Final = "\x00here\x00"
+
+
+def examples(count: int) -> settings:
+    """So many examples in the suite, and as many times more in another profile as that has more (``explore``)."""
+    return settings(max_examples=count * settings.default.max_examples // 50)
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> str:

@@ -9,25 +9,25 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, MutableMapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from agent.runtime.errors import InputContractError
-from agent.serving.codec import MessageRequest
-from agent.serving.errors import OverloadError, WireError
+from agent.runtime.registry import Registry
+from agent.serving.errors import MalformedMessageError, OverloadError, WireError
 from agent.serving.http2.connection import Connection
 from agent.serving.http2.events import DataCame, RequestCame
 from agent.serving.http2.frames import PREFACE, Kind, frame
 from agent.serving.http2.grpc_messages import ANSWER_HEAD, OK_TRAILERS, CallHead, read_head
 from agent.serving.http2.limits import Http2Limits
-from agent.serving.infer_wire import read_wire
+from agent.serving.protocol import InferenceProtocol
 from agent.serving.rest.body import Body, BodyLimits, read_body
 from agent.serving.rest.codec import parse_request
 from agent.serving.service import Kind as MethodKind
-from agent.serving.service import Method
+from agent.serving.service import InferenceService, Method
+from agent.serving.watchdog import RunWatchdog
 from protos import inference_pb2 as oip
 from tests.fuzz.holes import Target, refusals
 from tests.support.http2 import LIVE, call, scale_request
@@ -87,14 +87,14 @@ def _messages(parts: list[bytes]) -> Iterator[MutableMapping[str, Any]]:
 
 def feed_infer(data: bytes) -> None:
     """``data``: a ``ModelInferRequest``."""
-    with refusals(InputContractError):
-        read = read_wire(data)
-        if read is None:
-            try:
-                read = MessageRequest(oip.ModelInferRequest.FromString(data))
-            except DecodeError:
-                return  # refused in one place: agent.serving.service
-        read.decode()
+    with refusals(InputContractError, MalformedMessageError):
+        _service().read(data).decode()
+
+
+@cache
+def _service() -> InferenceService:
+    """Without a model: what is read is not asked."""
+    return InferenceService(InferenceProtocol(Registry(), RunWatchdog(max_run_s=60, look_every_s=60)))
 
 
 def feed_http2(data: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.adapters.grpc_link import GrpcLimits, GrpcPieceSource
@@ -25,12 +25,12 @@ from tests.fuzz.bundle_targets import (
     script,
 )
 from tests.fuzz.holes import check_accepted, refusals
-from tests.fuzz.mutations import bytes_like, json_like
+from tests.fuzz.mutations import bytes_like, examples, json_like
 
 MANIFEST = json.loads(manifest_seed().to_bytes())
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(json_like([MANIFEST]) | bytes_like([manifest_seed().to_bytes()], most=3))
 def test_a_manifest_of_any_form(raw: bytes) -> None:
     feed_manifest(raw)
@@ -64,7 +64,7 @@ def messages(draw: st.DrawFn) -> bytes:
 attempts = st.lists(st.lists(messages(), max_size=6), max_size=6)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(data=st.data())
 def test_a_stream_of_any_messages(pieces: PieceBed, data: st.DataObject) -> None:
     made = attempts.map(script)
@@ -115,7 +115,7 @@ def server() -> Iterator[HostileServer]:
     made.stop()
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(data=st.data())
 def test_a_stream_of_any_bytes_over_real_grpc(
     pieces: PieceBed, server: HostileServer, data: st.DataObject

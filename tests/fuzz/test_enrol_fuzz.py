@@ -5,14 +5,14 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.api.readable import ReadableRequests
 from protos import enrol_pb2, enrol_pb2_grpc
 from protos.identity import enrol_message, lapsed_message
 from tests.fuzz.enrol_targets import METHODS, REFUSALS, EnrolBed, csrs, identity_keys, signature
-from tests.fuzz.mutations import bytes_like
+from tests.fuzz.mutations import bytes_like, examples
 
 CSRS = csrs()
 KEYS = identity_keys()
@@ -24,13 +24,13 @@ names = st.sampled_from(
 chunks = st.sampled_from([b"", b"x", b"\0" * 64, b"0" * 5000, b"\x30\x80" * 2000, b"\x30\x84\xff\xff\xff\xff"])
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(data=st.data())
 def test_a_message_whose_bytes_were_changed(enrol: EnrolBed, data: st.DataObject) -> None:
     enrol.feed(data.draw(bytes_like(enrol.target().seeds)))
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_a_request_with_other_fields(enrol: EnrolBed, data: st.DataObject) -> None:
     csr = data.draw(st.sampled_from(SAME) | bytes_like(SAME, most=2) | chunks)
@@ -47,7 +47,7 @@ def test_a_request_with_other_fields(enrol: EnrolBed, data: st.DataObject) -> No
     enrol.ask("Enrol", asked)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_a_renewal_with_other_fields(enrol: EnrolBed, data: st.DataObject) -> None:
     csr = data.draw(bytes_like(SAME, most=2) | st.sampled_from(SAME))
@@ -127,7 +127,7 @@ def stranger(enrol: EnrolBed) -> Iterator[Stranger]:
 def test_any_bytes_to_the_real_server(enrol: EnrolBed, stranger: Stranger) -> None:
     """UNKNOWN would be an exception that nobody caught."""
 
-    @settings(max_examples=60)
+    @examples(60)
     @given(st.sampled_from(list(METHODS)), bytes_like([seed[1:] for seed in enrol.target().seeds]))
     def asked(method: str, message: bytes) -> None:
         status = stranger.ask(method, message)

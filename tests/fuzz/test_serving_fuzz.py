@@ -5,35 +5,35 @@ import json
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.holes import check_accepted
-from tests.fuzz.mutations import bytes_like, json_like
+from tests.fuzz.mutations import bytes_like, examples, json_like
 from tests.fuzz.serving_targets import BODIES, feed_body, feed_infer, feed_rest, rest_seed, serving_targets
 
 TARGETS = {target.name: target for target in serving_targets()}
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(json_like([rest_seed()]), st.sampled_from([0, 0, 0, 10, 65_535]))
 def test_a_request_of_any_form(said: bytes, split: int) -> None:
     feed_rest(split.to_bytes(2, "big") + said)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(bytes_like(TARGETS["rest"].seeds))
 def test_a_request_whose_bytes_were_changed(data: bytes) -> None:
     feed_rest(data)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(bytes_like(TARGETS["rest-body"].seeds))
 def test_a_body_whose_bytes_were_changed(data: bytes) -> None:
     feed_body(data)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(bytes_like(TARGETS["grpc-infer"].seeds))
 def test_a_message_whose_bytes_were_changed(data: bytes) -> None:
     feed_infer(data)

@@ -4,12 +4,12 @@ import gzip
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protos import metadata_pb2
 from tests.fuzz.holes import check_accepted
-from tests.fuzz.mutations import bytes_like, json_like
+from tests.fuzz.mutations import bytes_like, examples, json_like
 from tests.fuzz.trust_targets import ROLES, TrustBed
 
 
@@ -46,7 +46,7 @@ def test_a_pack_of_other_files(trust: TrustBed, data: st.DataObject) -> None:
     trust.feed_pack_inside(pack.SerializeToString())
 
 
-@settings(max_examples=140)
+@examples(140)
 @given(data=st.data())
 def test_what_a_stolen_key_signs(trust: TrustBed, data: st.DataObject) -> None:
     """Every role's metadata with any part made worse, signed by the role's own key."""
@@ -59,19 +59,19 @@ def custom(value: Any) -> st.SearchStrategy[bytes]:
     return json_like([value]) | bytes_like([json.dumps(value).encode()], most=3)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(data=st.data())
 def test_a_directive_of_any_form(trust: TrustBed, data: st.DataObject) -> None:
     trust.feed_directive(data.draw(custom(trust.directive.to_json())))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(data=st.data())
 def test_a_release_of_any_form(trust: TrustBed, data: st.DataObject) -> None:
     trust.feed_release(data.draw(custom(trust.release.to_json())))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(data=st.data())
 def test_an_emergency_of_any_form(trust: TrustBed, data: st.DataObject) -> None:
     trust.feed_emergency(data.draw(custom(trust.emergency_seed)))

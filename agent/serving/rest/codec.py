@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
-from agent.runtime.dtypes import NUMPY_OF, Array, dtype_of, from_raw, text_array, to_raw
+from agent.runtime.dtypes import MAX_DIMENSIONS, NUMPY_OF, Array, dtype_of, from_raw, text_array, to_raw
 from agent.runtime.errors import InputContractError
 from agent.serving.protocol import MAX_INPUTS, Answer, Parameter, refuse_tensor_parameters
-from agent.serving.values import check_count, numbers
+from agent.serving.values import check_count, check_name, numbers
 
 __all__ = ["HEADER_LENGTH", "InferRequest", "Payload", "parse_request"]
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
-MAX_DIMENSIONS: Final = 64
 MAX_SIZE: Final = 2**63 - 1
 
 
@@ -156,7 +155,7 @@ def _outputs(requested: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Map
     names: list[str] = []
     binary: dict[str, bool] = {}
     for output in requested:
-        name = _text(output, "name", "an output")
+        name = check_name(_text(output, "name", "an output"), "output")
         parameters = _parameters(output, f"output {name!r}")
         refuse_tensor_parameters("output", name, parameters)
         names.append(name)
@@ -168,7 +167,7 @@ def _outputs(requested: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Map
 
 def _described(tensor: Mapping[str, Any]) -> tuple[str, str, tuple[int, ...]]:
     """Name, data type and shape of an input."""
-    name = _text(tensor, "name", "an input")
+    name = check_name(_text(tensor, "name", "an input"), "input")
     dtype = _text(tensor, "datatype", f"input {name!r}")
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(
@@ -206,7 +205,7 @@ def _from_binary(data: memoryview, name: str, dtype: str, shape: tuple[int, ...]
 def _from_json(tensor: Mapping[str, Any], name: str, dtype: str, shape: tuple[int, ...]) -> Array:
     if dtype not in NUMPY_OF:
         raise InputContractError(
-            f"tensor {name!r}: data type {dtype!r} is unknown; known are {', '.join(NUMPY_OF)}"
+            f"tensor {name!r}: data type {dtype[:40]!r} is unknown; known are {', '.join(NUMPY_OF)}"
         )
     data = tensor.get("data")
     if not isinstance(data, list):
@@ -261,7 +260,7 @@ def _parameters(said: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
     for name, value in found.items():
         if not isinstance(value, bool | int | float | str):
             raise InputContractError(
-                f"{where}: parameter {name!r} must be text, a number, true or false"
+                f"{where}: parameter {name[:80]!r} must be text, a number, true or false"
             )
     return found
 
