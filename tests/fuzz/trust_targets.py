@@ -19,6 +19,7 @@ from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
+from agent.nesting import is_deeper
 from agent.trust import CurrentModel, DeviceFacts, RefusedMetadataError, TrustState, World, decide_in
 from agent.trust.emergency import body_of
 from agent.trust.errors import MalformedError
@@ -90,6 +91,12 @@ class TrustBed:
         """What the retained message unpacks to."""
         self.feed_pack(gzip.compress(data, 1, mtime=0))
 
+    def feed_offered(self, role: str, data: bytes) -> None:
+        """A metadata file that the network brings under a valid pack."""
+        with refusals(RefusedMetadataError):
+            source = self.fleet.offered(**{role: data})
+            self._use(self._refresher.refresh(TrustState(), source, self.pack, self._now_s))
+
     # --- with stolen keys -------------------------------------------------------------------------
 
     def feed_signed(self, data: bytes) -> None:
@@ -134,6 +141,8 @@ class TrustBed:
         signed["targets"] = {path: {"here": 1}}
         text = json.dumps({"signed": signed, "signatures": []}).encode()
         raw = text.replace(b'{"here": 1}', b'{"custom":' + data + b"," + target.encode() + b"}")
+        if is_deeper(raw, TrustLimits().levels) or len(raw) > TrustLimits().targets_bytes:
+            return
         try:
             Metadata.from_bytes(raw).signed_bytes  # noqa: B018 (read for its errors)
         except CLIENT_ERRORS:
