@@ -59,7 +59,8 @@ class _OneRoot(OfferedFiles):
 class TrustBed:
     """A fleet that has signed one of everything, and a device that has accepted it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: TrustLimits | None = None) -> None:
+        self._limits = limits or TrustLimits()
         numbers = itertools.count()
         with mock.patch.object(CryptoSigner, "generate_ed25519", lambda: _key(next(numbers))):
             self.fleet = SignedFleet(folder)
@@ -73,7 +74,7 @@ class TrustBed:
             stopped=("cam/cuda",), retries=2,
         )  # fmt: skip
         first = self.fleet.direct(directive_for(self.release))
-        self._refresher = TrustRefresher(self.fleet.root, device_class="cam")
+        self._refresher = TrustRefresher(self.fleet.root, limits, device_class="cam")
         self._source = self.fleet.offered()
         self.state = self._refresher.refresh(TrustState(), self._source, first, self.fleet.now_s)
         self.pack = self.fleet.direct(self.directive)
@@ -141,7 +142,7 @@ class TrustBed:
         signed["targets"] = {path: {"here": 1}}
         text = json.dumps({"signed": signed, "signatures": []}).encode()
         raw = text.replace(b'{"here": 1}', b'{"custom":' + data + b"," + target.encode() + b"}")
-        if is_deeper(raw, TrustLimits().levels) or len(raw) > TrustLimits().targets_bytes:
+        if is_deeper(raw, self._limits.levels) or len(raw) > self._limits.targets_bytes:
             return
         try:
             Metadata.from_bytes(raw).signed_bytes  # noqa: B018 (read for its errors)
