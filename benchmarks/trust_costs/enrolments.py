@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
@@ -93,8 +94,9 @@ async def _measure(
         mine = devices[place * share : (place + 1) * share]
         await _all(enrol, mine[:_WARM], count)
         rates.append(await _rate("enrol", server, enrol, mine[_WARM:], count))
+    fresh = iter(enrolled)  # a certificate that was left behind is no longer good for anything
     for count in clients:
-        steady = [_Renewing(server, *one) for one in enrolled[:count]]
+        steady = [_Renewing(server, *one) for one in islice(fresh, count)]
         for one in steady:
             await one.begin()
         jobs = [one for _ in range(max(1, renewals // count)) for one in steady]
@@ -112,10 +114,9 @@ class _Renewing:
         self._device = device
         self._material = TlsMaterial(server.server_ca, device.key, chain)
         self._lock = asyncio.Lock()
-        self._next: list[tuple[bytes, bytes]] = []
 
     async def begin(self) -> None:
-        """Use the certificate; make keys ahead."""
+        """Use the certificate for the first time."""
         self._channel = RenewableChannel(self._server.grpc, OPTIONS, self._material)
         self._port = Renewals(self._channel, self._server.grpc, None)
         await self._port.confirm(self._device.id)
