@@ -15,7 +15,7 @@ _OPENING: Final = frozenset(b"[{")
 
 
 def is_deeper(raw: bytes, levels: int) -> bool:
-    """Whether arrays and objects lie in each other deeper than so many levels; of what is no JSON its brackets count."""
+    """Whether arrays and objects lie in each other deeper than that; of what is no JSON its brackets count."""
     depth = 0
     for byte in _TEXT.sub(b"", raw).translate(None, _OTHERS):
         depth += 1 if byte in _OPENING else -1

@@ -10,7 +10,7 @@ _MAX_VARINT_BYTES = 10
 
 
 def has_more_fields(message: bytes | bytearray, most: int) -> bool:
-    """Whether a message has more than ``most`` fields, not looking into them; what is no message is left to its reader."""
+    """Whether there are more than ``most`` fields, not looking into them; what is no message is left to its reader."""
     at = count = 0
     end = len(message)
     while at < end and count <= most:

@@ -128,7 +128,9 @@ class _Device:
             view.releases, _FACTS, self._state.floors_for("cam"), self._state.trusted_now_s(now_s),
             view.emergency, view.expires_s,
         )  # fmt: skip
-        decisions = step("decide", lambda: decide_in(world, view.directives, {"m": CurrentModel("m")}))
+        decisions = step(
+            "decide", lambda: decide_in(world, view.directives, {"m": CurrentModel("m")})
+        )
         assert decisions, "a device that decided nothing was not measured"
         return took
 
@@ -166,7 +168,9 @@ def _commits(path: Path, count: int) -> list[float]:
     """What the disk takes for one small durable change."""
     db = sqlite3.connect(path, isolation_level=None)
     db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t (x BLOB)")
-    took = [_timed(lambda: db.execute("INSERT INTO t VALUES (zeroblob(1000))")) for _ in range(count)]
+    took = [
+        _timed(lambda: db.execute("INSERT INTO t VALUES (zeroblob(1000))")) for _ in range(count)
+    ]
     db.close()
     return took
 
@@ -175,5 +179,3 @@ def _timed(work: Callable[[], Any]) -> float:
     began_s = time.perf_counter()
     work()
     return time.perf_counter() - began_s
-
-

@@ -175,7 +175,13 @@ def _device(number: int, token: str) -> _Device:
 
 @contextmanager
 def _serving(folder: Path, devices: int) -> Iterator[_Server]:
-    command = [sys.executable, "-m", "benchmarks.trust_costs.serving", str(folder / "home"), str(devices)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.trust_costs.serving",
+        str(folder / "home"),
+        str(devices),
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
     ) as process:

@@ -65,10 +65,17 @@ def measure(folder: Path, rounds: int = 5) -> Memory:
     prepare(folder)
     found: dict[str, list[dict[str, int]]] = {"without": [], "with": []}
     for number in range(rounds):
-        for how in found:
-            command = [sys.executable, "-m", "benchmarks.trust_costs.memory", how, str(folder), str(number)]
+        for how, seen in found.items():
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.trust_costs.memory",
+                how,
+                str(folder),
+                str(number),
+            ]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
-            found[how].append(json.loads(done.stdout))
+            seen.append(json.loads(done.stdout))
     middle = {
         how: {key: int(median(one[key] for one in seen)) for key in ("rss", "own")}
         for how, seen in found.items()

@@ -47,25 +47,28 @@ def markdown(run: Run) -> str:
         "",
         "`python -m benchmarks.trust_costs --publish`",
         "",
-        f"Measured on: {run.machine}, Python {platform.python_version()}. Load average during the run (the benchmark's own "
-        f"load included): {run.load[0]:.1f} to {run.load[-1]:.1f}.",
+        f"Measured on: {run.machine}, Python {platform.python_version()}. Load average during the run "
+        f"(the benchmark's own load included): {run.load[0]:.1f} to {run.load[-1]:.1f}.",
         "",
         "### Deciding about a pack, on the device",
         "",
-        f"{decisions.packs} stage changes of one rollout, one after the other, each a pack of {decisions.pack_bytes:,} bytes; "
-        "time by the clock.",
+        f"{decisions.packs} stage changes of one rollout, one after the other, each a pack of "
+        f"{decisions.pack_bytes:,} bytes; time by the clock.",
         "",
         "| step | what | median | p95 |",
         "|---|---|---|---|",
         *(f"| {step} | {_MEANING[step]} | {_cells(decisions.steps[step])} |" for step in STEPS),
-        f"| **together** | {decisions.processor_ms:.1f} ms of them processor time | {_cells(decisions.whole)} |",
-        f"| beside it: python-tuf's `Updater` with its own files | the same changes; nothing durable, nothing decided | {_cells(decisions.peer)} |",
-        f"| beside it: one row committed by SQLite | what this disk takes for something durable | {_cells(decisions.disk)} |",
+        f"| **together** | {decisions.processor_ms:.1f} ms of them processor time "
+        f"| {_cells(decisions.whole)} |",
+        "| beside it: python-tuf's `Updater` with its own files | the same changes; nothing durable, "
+        f"nothing decided | {_cells(decisions.peer)} |",
+        "| beside it: one row committed by SQLite | what this disk takes for something durable "
+        f"| {_cells(decisions.disk)} |",
         "",
         "### Memory on the device",
         "",
-        "A process with everything else that a supervisor imports, with and without the TUF client and a trust store that were "
-        "used once.",
+        "A process with everything else that a supervisor imports, with and without the TUF client and a "
+        "trust store that were used once.",
         "",
         "| | resident | of it no file's |",
         "|---|---|---|",
@@ -75,8 +78,9 @@ def markdown(run: Run) -> str:
         "",
         "### Enrolments and renewals, at the fleet manager",
         "",
-        "A real fleet manager in a process of its own, TLS, a real database; the agent's own calls from one process on the same "
-        "machine, whose processor time counts against the throughput: the last column is the fleet manager's alone.",
+        "A real fleet manager in a process of its own, TLS, a real database; the agent's own calls from one "
+        "process on the same machine, whose processor time counts against the throughput: the last column is "
+        "the fleet manager's alone.",
         "",
         "| what | clients | how many | a second | median | p95 | fleet manager's processor time for each |",
         "|---|---|---|---|---|---|---|",

@@ -83,7 +83,8 @@ def outcome(name: str, said: str, seconds: int, findings: tuple[str, ...]) -> Ou
 def table(outcomes: Sequence[Outcome]) -> str:
     """For docs/fuzzing.md."""
     rows = [
-        f"| `{one.target}` | {one.seconds} s | {one.executions:,} | {one.covered:,} | {one.rss_mb} MB | {len(one.findings)} |"
+        f"| `{one.target}` | {one.seconds} s | {one.executions:,} | {one.covered:,} | {one.rss_mb} MB "
+        f"| {len(one.findings)} |"
         for one in outcomes
     ]
     head = "| target | time | executions | counters covered | most memory | findings |\n|---|---|---|---|---|---|"
@@ -120,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.targets or known:
             outcomes.append(run(name, known[name], Path(corpus).resolve(), options))
             for finding in outcomes[-1].findings:
-                print(f"again: {sys.executable} -m tests.fuzz.long {name} {finding}", file=sys.stderr)
+                print(
+                    f"again: {sys.executable} -m tests.fuzz.long {name} {finding}", file=sys.stderr
+                )
     print(json.dumps([asdict(one) for one in outcomes]) if options.json else table(outcomes))
     return 1 if any(one.findings for one in outcomes) else 0
 

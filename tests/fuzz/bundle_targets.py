@@ -12,8 +12,19 @@ from google.protobuf.message import DecodeError
 
 from agent.adapters.piece_store import FilePieceStore
 from agent.bundle import (
-    BundleFile, GoldenCase, GoldenOutput, GoldenTensor, Manifest, ManifestError, Objectives, Observe, Piece,
-    Requirements, Stage, TensorSpec, parse_manifest,
+    BundleFile,
+    GoldenCase,
+    GoldenOutput,
+    GoldenTensor,
+    Manifest,
+    ManifestError,
+    Objectives,
+    Observe,
+    Piece,
+    Requirements,
+    Stage,
+    TensorSpec,
+    parse_manifest,
 )  # fmt: skip
 from agent.delivery import FetchLimits, FetchPorts, PieceFetch, run_inline
 from agent.errors import LinkError
@@ -24,7 +35,15 @@ from agent.trust.manifest import verify_manifest
 from protos import device_pb2
 from tests.fuzz.holes import Target, refusals
 
-__all__ = ["CONTENTS", "PIECES", "PieceBed", "feed_manifest", "manifest_seed", "manifest_target", "script"]
+__all__ = [
+    "CONTENTS",
+    "PIECES",
+    "PieceBed",
+    "feed_manifest",
+    "manifest_seed",
+    "manifest_target",
+    "script",
+]
 
 
 # --- manifest -------------------------------------------------------------------------------------
@@ -74,7 +93,9 @@ def manifest_target() -> Target:
 # --- pieces ---------------------------------------------------------------------------------------
 
 CONTENTS: Final = tuple(bytes((number,)) * (700 + number) for number in range(5))
-_BY_DIGEST: Final[Mapping[str, bytes]] = {hashlib.sha256(data).hexdigest(): data for data in CONTENTS}
+_BY_DIGEST: Final[Mapping[str, bytes]] = {
+    hashlib.sha256(data).hexdigest(): data for data in CONTENTS
+}
 PIECES: Final = tuple(Piece(digest, len(data)) for digest, data in _BY_DIGEST.items())
 LIMITS: Final = FetchLimits(batch_pieces=3)
 _LENGTH: Final = struct.Struct(">H")
@@ -107,9 +128,7 @@ def _attempts(data: bytes) -> list[list[bytes | None]]:
 
 
 def chunk_message(sha256: str, offset: int, data: bytes) -> bytes:
-    return bytes(
-        device_pb2.PieceChunk(sha256=sha256, offset=offset, data=data).SerializeToString()
-    )
+    return bytes(device_pb2.PieceChunk(sha256=sha256, offset=offset, data=data).SerializeToString())
 
 
 async def faithful(ranges: Sequence[PieceRange], size: int = 300) -> AsyncIterator[PieceChunk]:

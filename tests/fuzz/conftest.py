@@ -1,7 +1,6 @@
 """What is fuzzed, made once: everything here is read only, or the same again after each example."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

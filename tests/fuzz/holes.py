@@ -79,7 +79,7 @@ def check_message(text: str) -> None:
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """What ``work`` allocates at most, beyond what there was before. What C libraries take for themselves is not seen."""
+    """What ``work`` allocates at most, beyond what there was before. What C libraries take is not seen."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()

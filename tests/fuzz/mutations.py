@@ -34,7 +34,8 @@ NASTY: Final[Sequence[str]] = (
     '""', '"\\u0000"', '"\\ud800"', '"\\udfff\\ud800"', '"\\ud83d\\ude00"', '"a\\u0301"', '"\u202e"', '"../../x"',
     '"/etc/passwd"', '"a\\nb"', '"' + "x" * 257 + '"', '"' + "x" * 5000 + '"', '"bundles/cam/m-1"', '">=1,<2,~=3"',
     '"==1.*"', '"===x"', '"mon-sun 00:00-00:00"', '"2030-01-01T00:00:00Z"', '"0000-00-00T00:00:00Z"',
-    "[]", "{}", "[[]]", "[null]", '{"a":1,"a":2}', '{"\\ud800":1,"\\ud800":2}', '{"":{}}', '{"\\ud800":1}', '{"__class__":"x"}',
+    "[]", "{}", "[[]]", "[null]", '{"a":1,"a":2}', '{"\\ud800":1,"\\ud800":2}',
+    '{"":{}}', '{"\\ud800":1}', '{"__class__":"x"}',
     "[" + "0," * 2000 + "0]", "[" + "[]," * 500 + "[]]", '["a","a"]', '[["id","x"]]', "[[0,0],[0,10000]]",
     nested(64), nested(500), nested(50, '{"a":[', "]}"), nested(900), nested(5000),
     '{"a":' * 300 + "1" + "}" * 300,
@@ -62,7 +63,9 @@ def json_like(seeds: Sequence[Any], *, most: int = 3) -> st.SearchStrategy[bytes
 
 def _mark(texts: list[str], draw: st.DrawFn) -> str:
     """A text that stands for raw JSON until everything is written."""
-    raw = draw(st.sampled_from(NASTY) | st.integers().map(str) | st.text(max_size=20).map(json.dumps))
+    raw = draw(
+        st.sampled_from(NASTY) | st.integers().map(str) | st.text(max_size=20).map(json.dumps)
+    )
     texts.append(raw)
     return f"{_MARK}{len(texts) - 1}{_MARK}"
 
@@ -122,7 +125,18 @@ def _grown(value: Any, make: Callable[[], str]) -> Any:
     return [*value, make()] if isinstance(value, list) else [value, make()]
 
 
-_BYTES: Final = (b"\0", b"\xff", b"\x80", b"\x7f", b"\n", b'"', b"{", b"]", b"\xff\xff\xff\xff", b"\x80\x80\x80\x80\x10")
+_BYTES: Final = (
+    b"\0",
+    b"\xff",
+    b"\x80",
+    b"\x7f",
+    b"\n",
+    b'"',
+    b"{",
+    b"]",
+    b"\xff\xff\xff\xff",
+    b"\x80\x80\x80\x80\x10",
+)
 
 
 def bytes_like(seeds: Sequence[bytes], *, most: int = 6) -> st.SearchStrategy[bytes]:

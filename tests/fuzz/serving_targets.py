@@ -25,14 +25,22 @@ from agent.serving.http2.limits import Http2Limits
 from agent.serving.protocol import InferenceProtocol
 from agent.serving.rest.body import Body, BodyLimits, read_body
 from agent.serving.rest.codec import parse_request
-from agent.serving.service import Kind as MethodKind
 from agent.serving.service import InferenceService, Method
+from agent.serving.service import Kind as MethodKind
 from agent.serving.watchdog import RunWatchdog
 from protos import inference_pb2 as oip
 from tests.fuzz.holes import Target, refusals
 from tests.support.http2 import LIVE, call, scale_request
 
-__all__ = ["BODIES", "feed_body", "feed_http2", "feed_infer", "feed_rest", "rest_seed", "serving_targets"]
+__all__ = [
+    "BODIES",
+    "feed_body",
+    "feed_http2",
+    "feed_infer",
+    "feed_rest",
+    "rest_seed",
+    "serving_targets",
+]
 
 BODIES: Final = BodyLimits(max_bytes=64 << 10, max_bytes_together=128 << 10)
 _ENCODINGS: Final = (b"identity", b"gzip", b"deflate", b"br")
@@ -94,14 +102,19 @@ def feed_infer(data: bytes) -> None:
 @cache
 def _service() -> InferenceService:
     """Without a model: what is read is not asked."""
-    return InferenceService(InferenceProtocol(Registry(), RunWatchdog(max_run_s=60, look_every_s=60)))
+    return InferenceService(
+        InferenceProtocol(Registry(), RunWatchdog(max_run_s=60, look_every_s=60))
+    )
 
 
 def feed_http2(data: bytes) -> None:
     """``data``: what a peer sends."""
     now = iter(range(10**9))
     made: Connection[CallHead] = Connection(
-        partial(read_head, methods=_METHODS), _LIMITS, lambda: next(now) * 1e-6, max_write_bytes=4096
+        partial(read_head, methods=_METHODS),
+        _LIMITS,
+        lambda: next(now) * 1e-6,
+        max_write_bytes=4096,
     )
     for at in range(0, len(data), 200):
         for event in made.receive(data[at : at + 200]):
@@ -129,7 +142,10 @@ def serving_targets() -> list[Target]:
     return [
         Target(
             "rest",
-            [bytes(2) + said, len(binary).to_bytes(2, "big") + binary + np.ones(4, "<f4").tobytes()],
+            [
+                bytes(2) + said,
+                len(binary).to_bytes(2, "big") + binary + np.ones(4, "<f4").tobytes(),
+            ],
             feed_rest,
         ),
         Target("rest-body", bodies, feed_body),

@@ -50,7 +50,9 @@ def messages(draw: st.DrawFn) -> bytes:
     """A chunk, mostly of a piece that was asked for, mostly at a place where it could go on."""
     number = draw(st.integers(0, len(PIECES) - 1))
     piece, content = PIECES[number], CONTENTS[number]
-    sha256 = draw(st.sampled_from([piece.sha256] * 6 + ["f" * 64, "../x", "", piece.sha256.upper()]))
+    sha256 = draw(
+        st.sampled_from([piece.sha256] * 6 + ["f" * 64, "../x", "", piece.sha256.upper()])
+    )
     offset = draw(st.sampled_from([0, 0, 0, 300, 300, 600, piece.size, 2**63, 2**64 - 1]))
     data = draw(
         st.sampled_from(
@@ -87,7 +89,11 @@ class HostileServer:
         server = grpc.aio.server()
         handler = grpc.unary_stream_rpc_method_handler(fetch)
         server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler("muster.v1.DeviceService", {"FetchPieces": handler})]
+            [
+                grpc.method_handlers_generic_handler(
+                    "muster.v1.DeviceService", {"FetchPieces": handler}
+                )
+            ]
         )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -133,6 +139,8 @@ def test_real_grpc_brings_what_is_right(pieces: PieceBed, server: HostileServer)
     right = [
         chunk_message(piece.sha256, 0, content) for piece, content in zip(PIECES, CONTENTS, strict=True)
     ]  # fmt: skip
-    with pytest.raises(LinkError):  # it always sends everything, and only three are asked for at once
+    with pytest.raises(
+        LinkError
+    ):  # it always sends everything, and only three are asked for at once
         server.fetch(pieces, right)
     assert [pieces.store.has(piece.sha256) for piece in PIECES[:3]] == [True] * 3

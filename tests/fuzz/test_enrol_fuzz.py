@@ -21,7 +21,9 @@ SAME = [der for name, der in CSRS.items() if not name.startswith(("rsa", "dsa", 
 names = st.sampled_from(
     ["cam-1", "cam-2", "", "CAM", "../x", "a" * 41, "x" * 60_000, "cam-1\0", "\u202e", "fleet", "'; --"]
 )  # fmt: skip
-chunks = st.sampled_from([b"", b"x", b"\0" * 64, b"0" * 5000, b"\x30\x80" * 2000, b"\x30\x84\xff\xff\xff\xff"])
+chunks = st.sampled_from(
+    [b"", b"x", b"\0" * 64, b"0" * 5000, b"\x30\x80" * 2000, b"\x30\x84\xff\xff\xff\xff"]
+)
 
 
 @examples(150)
@@ -72,7 +74,9 @@ def test_a_signing_request_of_another_kind(enrol: EnrolBed, name: str) -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_an_identity_key_of_another_kind(enrol: EnrolBed, name: str) -> None:
     status = enrol.ask("Enrol", enrol.enrol_request(identity_key=KEYS[name]))
-    assert status is grpc.StatusCode.INVALID_ARGUMENT  # "sha-512" is of P-256, and the proof is not by it
+    assert (
+        status is grpc.StatusCode.INVALID_ARGUMENT
+    )  # "sha-512" is of P-256, and the proof is not by it
 
 
 def test_what_is_fuzzed_is_valid_before_it_is_changed(enrol: EnrolBed) -> None:
@@ -137,5 +141,3 @@ def test_any_bytes_to_the_real_server(enrol: EnrolBed, stranger: Stranger) -> No
     good = enrol.enrol_request().SerializeToString()
     assert stranger.ask("Enrol", good) is grpc.StatusCode.OK
     assert stranger.ask("Enrol", b"\xff" * 30) is grpc.StatusCode.INVALID_ARGUMENT
-
-

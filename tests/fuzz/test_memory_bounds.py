@@ -1,5 +1,5 @@
-"""How much memory a hostile input may take, said for each reader in advance and measured: so much, and so many times what
-came. Each bound is about twice what is measured today; what C libraries allocate is looked at from outside, by the
+"""How much memory a hostile input may take, said for each reader in advance and measured: so much, and so many times
+what came. Each bound is about twice what is measured today; what C libraries allocate is looked at from outside, by the
 kernel's account of the process.
 """
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from tests.fuzz.holes import check_accepted
 from tests.fuzz.mutations import bytes_like, examples, json_like
-from tests.fuzz.serving_targets import BODIES, feed_body, feed_infer, feed_rest, rest_seed, serving_targets
+from tests.fuzz.serving_targets import (
+    BODIES,
+    feed_body,
+    feed_infer,
+    feed_rest,
+    rest_seed,
+    serving_targets,
+)
 
 TARGETS = {target.name: target for target in serving_targets()}
 

@@ -1,4 +1,4 @@
-"""Packs, signed metadata, directives, releases and emergencies: whatever comes is read, or refused by an error of ours."""
+"""Packs, signed metadata, directives, releases and emergencies: whatever comes is read, or refused by our own error."""
 
 import gzip
 import json

@@ -1,5 +1,5 @@
-"""Twice the input takes about twice the work: instructions of the virtual machine are counted, so that it is the same on
-every machine. A reader that compares everything with everything takes four times as many."""
+"""Twice the input takes about twice the work: instructions of the virtual machine are counted, so that it is the same
+on every machine. A reader that compares everything with everything takes four times as many."""
 
 import json
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import pytest
 
 from agent.bundle import BundleFile, GoldenTensor, Manifest, Piece, Stage
 from agent.nesting import is_deeper
-from agent.runtime.errors import InputContractError
 from agent.runtime.dtypes import from_raw
+from agent.runtime.errors import InputContractError
 from agent.serving.http2.frames import PREFACE, Kind, frame
 from agent.trust.limits import TrustLimits
 from agent.trust.pack import open_pack
@@ -117,7 +117,9 @@ def test_a_request_with_many_inputs() -> None:
 @pytest.mark.parametrize("unit", [b"\x2a\0", b"\x32\0", b"\x3a\0", b"\x48\1"])
 def test_a_request_of_more_parts_than_are_taken_costs_no_more(unit: bytes) -> None:
     """It runs on the event loop, so whatever does not end there holds up everybody."""
-    few, many = (instructions(lambda data=unit * count: feed_infer(data)) for count in (10_000, 100_000))
+    few, many = (
+        instructions(lambda data=unit * count: feed_infer(data)) for count in (10_000, 100_000)
+    )
     assert many <= few + 100
 
 
@@ -126,7 +128,9 @@ def test_a_shape_of_many_dimensions_is_not_multiplied() -> None:
     with pytest.raises(InputContractError, match="more than 32 dimensions: 1000000"):
         from_raw(b"", "FP32", [255] * 1_000_000, "x")
     request = oip.ModelInferRequest()
-    request.inputs.add(name="x", datatype="FP32", shape=[255] * 300_000).contents.fp32_contents.append(1)
+    request.inputs.add(
+        name="x", datatype="FP32", shape=[255] * 300_000
+    ).contents.fp32_contents.append(1)
     feed_infer(request.SerializeToString())
     request.raw_input_contents.append(bytes(4))
     feed_infer(request.SerializeToString())
@@ -157,9 +161,7 @@ def test_a_pack_is_left_after_as_many_files_as_there_may_be(trust: TrustBed) -> 
     few, many = (
         encode_pack({f"{n}.root.json": b"" for n in range(1, count)}) for count in (500, 5_000)
     )
-    one, two = (
-        instructions(lambda pack=pack: _refused(pack)) for pack in (few, many)
-    )
+    one, two = (instructions(lambda pack=pack: _refused(pack)) for pack in (few, many))
     assert two <= one + 100
 
 

@@ -20,7 +20,14 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
 from agent.nesting import is_deeper
-from agent.trust import CurrentModel, DeviceFacts, RefusedMetadataError, TrustState, World, decide_in
+from agent.trust import (
+    CurrentModel,
+    DeviceFacts,
+    RefusedMetadataError,
+    TrustState,
+    World,
+    decide_in,
+)
 from agent.trust.emergency import body_of
 from agent.trust.errors import MalformedError
 from agent.trust.limits import TrustLimits
@@ -62,7 +69,8 @@ class TrustBed:
     def __init__(self, folder: Path, limits: TrustLimits | None = None) -> None:
         self._limits = limits or TrustLimits()
         numbers = itertools.count()
-        with mock.patch.object(CryptoSigner, "generate_ed25519", lambda: _key(next(numbers))):
+        keys = map(_key, numbers)
+        with mock.patch.object(CryptoSigner, "generate_ed25519", side_effect=keys):
             self.fleet = SignedFleet(folder)
         self.release = self.fleet.publish(
             hardware=("x86_64",), limits=((0, 100), (3_600, 10_000)), agent=">=0.1", onnxruntime=">=1.20,<2"

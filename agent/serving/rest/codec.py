@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
-from agent.runtime.dtypes import MAX_DIMENSIONS, NUMPY_OF, Array, dtype_of, from_raw, text_array, to_raw
+from agent.runtime.dtypes import (
+    MAX_DIMENSIONS,
+    NUMPY_OF,
+    Array,
+    dtype_of,
+    from_raw,
+    text_array,
+    to_raw,
+)
 from agent.runtime.errors import InputContractError
 from agent.serving.protocol import MAX_INPUTS, Answer, Parameter, refuse_tensor_parameters
 from agent.serving.values import check_count, check_name, numbers
