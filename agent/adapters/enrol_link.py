@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agent.adapters.grpc_link import readable
 from agent.adapters.tls_channel import Options, TlsMaterial
 from agent.errors import LinkError
+from agent.identity.certificate import NOT_A_CERTIFICATE
 from agent.identity.enrol import EnrolAnswer, EnrolRequest
 from agent.identity.errors import EnrolmentRefusedError
 from agent.inventory import agent_version
@@ -69,7 +70,7 @@ def fetch_server_ca(address: tuple[str, int], spki_sha256: str, timeout_s: float
             f"runs there with [grpc] tls = true"
         ) from error
     for der in chain:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(*NOT_A_CERTIFICATE):
             certificate = x509.load_der_x509_certificate(der)
             key = certificate.public_key().public_bytes(
                 Encoding.DER, PublicFormat.SubjectPublicKeyInfo
