@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fuzz.bundle_targets import PieceBed, manifest_target
-from tests.fuzz.certificate_targets import certificate_target
+from tests.fuzz.certificate_targets import certificate_targets
 from tests.fuzz.enrol_targets import EnrolBed
 from tests.fuzz.holes import Target
 from tests.fuzz.serving_targets import serving_targets
@@ -23,7 +23,7 @@ def all_targets(folder: Path) -> Iterator[Mapping[str, Target]]:
             manifest_target(),
             PieceBed(folder / "pieces").target(),
             enrol.target(),
-            certificate_target(),
+            *certificate_targets(),
             *serving_targets(),
         ]
         yield {target.name: target for target in targets}
