@@ -264,6 +264,18 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What the model server holds, and what its loaded bundles may hold together by what they state.
+
+    ``shares``: each bundle with its budget, in words.
+    """
+
+    held_bytes: int
+    allowed_bytes: int
+    shares: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sharing:
     """How a loaded version beside the active one takes part.
 
@@ -284,6 +296,11 @@ class ModelServer(Protocol):
 
     @property
     def state(self) -> ServerState: ...
+
+    @property
+    def memory(self) -> ModelMemory | None:
+        """As of the last ``drain``; None: nothing is loaded, or it is not known."""
+        ...
 
     async def wait_change(self, generation: int) -> ServerState:
         """Return once the process has died or was started anew since ``generation``."""

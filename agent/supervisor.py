@@ -209,7 +209,7 @@ class Supervisor:
             wait_s = self._pace.until_window_s(now)
             if any(bundle.on_probation for bundle in served):
                 wait_s = min(wait_s, self._limits.pace.probation_s)
-            if self._limits.budget.any:
+            if self._limits.budget.any or self._ports.server.memory is not None:
                 wait_s = min(wait_s, self._limits.budget.sample_s)
             if self._trust_status().news != self._trust_told:
                 wait_s = min(wait_s, self._told_s + self._limits.trust_news_s - now)
@@ -223,19 +223,20 @@ class Supervisor:
 
     def _watch_budget(self, updater: UpdaterPort) -> None:
         """Compare what is used with what may be, log what changed, and tell the updater about memory."""
-        if not self._limits.budget.any:
+        models = self._ports.server.memory
+        if not self._limits.budget.any and models is None and not self._budget.breaches:
             return
         use = self._read_use()
         if use is None:
             return
         before = {breach.budget for breach in self._budget.breaches}
-        breaches = self._budget.observe(use, self._clock.monotonic_s())
+        breaches = self._budget.observe(use, self._clock.monotonic_s(), models)
         for breach in breaches:
             if breach.budget not in before:
                 log.warning("%s: %s", breach.budget, breach.text)
         for budget in before - {breach.budget for breach in breaches}:
             log.info("%s: within its limit again", budget)
-        memory = [breach for breach in breaches if breach.budget is Budget.MEMORY]
+        memory = [it for it in breaches if it.budget in (Budget.MEMORY, Budget.MODELS)]
         updater.memory_exceeded(memory[0] if memory else None)
 
     def _read_use(self) -> ResourceUse | None:

@@ -196,6 +196,11 @@ class ScriptedServer:
                 del counted[model]
         self._loaded.discard(manifest_sha256)
 
+    @property
+    def memory(self) -> None:
+        """Statistical models hold nothing."""
+        return None
+
     async def drain(self) -> Sequence[ServedWindow]:
         for model in {*self._active, *self._beside}:
             self._count(model)

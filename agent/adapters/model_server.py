@@ -24,9 +24,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from agent.adapters.durable import make_folder
 from agent.errors import AgentError, DeviceError
-from agent.ports import ServedWindow, ServerState, Sharing
+from agent.health.model_memory import model_memory
+from agent.ports import ModelMemory, ServedWindow, ServerState, Sharing
 from agent.runtime import run_marks
 from agent.runtime.child import child_command, child_environment, describe_exit
 from agent.runtime.providers import DEFAULT_PROVIDERS
@@ -126,10 +129,18 @@ class ProcessModelServer:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._marks: int | None = None
+        self._memory: ModelMemory | None = None
+        self._empty_bytes: int | None = None
+        """Held by the running process before it had a model."""
 
     @property
     def state(self) -> ServerState:
         return self._state
+
+    @property
+    def memory(self) -> ModelMemory | None:
+        """As of the last ``drain`` of the process that runs."""
+        return self._memory
 
     @property
     def address(self) -> str:
@@ -244,7 +255,11 @@ class ProcessModelServer:
         Raises:
             DeviceError: the server died or timed out.
         """
-        return windows_from(await self._ask(self._limits.control_s, Op.DRAIN))
+        answer = await self._ask(self._limits.control_s, Op.DRAIN)
+        pid = self._state.pid
+        held_bytes = None if pid is None else _rss_bytes(pid)
+        self._memory = model_memory(answer.get("budgets"), self._empty_bytes, held_bytes)
+        return windows_from(answer)
 
     async def _ask(
         self, limit_s: float, op: Op, **arguments: str | float | Mapping[str, Any] | None
@@ -302,7 +317,7 @@ class ProcessModelServer:
                 self._became_down(str(error))
 
     def _became_down(self, last_exit: str) -> None:
-        self._child = None
+        self._child = self._memory = None
         suspects = self._state.suspects
         if self._state.running and self._marks is not None:  # else it is the death before, again
             suspects = run_marks.read_suspects(self._marks)
@@ -374,6 +389,7 @@ class ProcessModelServer:
             self._http = f"{self._http.rpartition(':')[0]}:{ready['http_port']}"
         self.confined = ready.get("confined", {})
         self._child = _Child(process, control, self.address)
+        self._empty_bytes = _rss_bytes(process.pid)
         self._set_state(
             replace(
                 self._state,
@@ -444,3 +460,10 @@ def _kill(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):  # ended in this moment
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _rss_bytes(pid: int) -> int | None:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:  # it has just ended
+        return None

@@ -2,6 +2,7 @@
 
 Rules kept here:
 - A budget is broken only once it has been crossed at every reading for ``sustained_s``: a peak is not a finding.
+- Of models it is the sum of what their bundles state that counts: they share one process.
 - A limit of 0 is off. What could not be read (0, or no sensor) breaks nothing: a broken sensor is no load.
 - A broken budget holds until one reading is within it again.
 """
@@ -10,7 +11,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent.ports import ResourceUse
+from agent.ports import ModelMemory, ResourceUse
 
 __all__ = ["Breach", "Budget", "BudgetLimits", "BudgetWatch"]
 
@@ -19,6 +20,7 @@ class Budget(StrEnum):
     """What is limited; the values are the reason codes."""
 
     MEMORY = "budget_memory"
+    MODELS = "budget_models"
     CPU = "budget_cpu"
     TEMPERATURE = "budget_temperature"
     DISK = "budget_disk"
@@ -72,9 +74,13 @@ class BudgetWatch:
         """What was broken at the last reading."""
         return self._breaches
 
-    def observe(self, use: ResourceUse, monotonic_s: float) -> tuple[Breach, ...]:
-        """Take a reading; returns every budget that is broken now."""
+    def observe(
+        self, use: ResourceUse, monotonic_s: float, models: ModelMemory | None = None
+    ) -> tuple[Breach, ...]:
+        """Take a reading; returns every budget that is broken now. ``models``: what the loaded bundles state."""
         crossed = _crossed(use, self._limits)
+        if models is not None and models.held_bytes > models.allowed_bytes:
+            crossed[Budget.MODELS] = _models_text(models)
         self._since = {
             budget: self._since.get(budget, monotonic_s) for budget in Budget if budget in crossed
         }
@@ -110,6 +116,13 @@ def _crossed(use: ResourceUse, limits: BudgetLimits) -> dict[Budget, str]:
             f"{_mib(limits.min_disk_free_bytes)} ([health] min_disk_free_bytes)"
         )
     return found
+
+
+def _models_text(models: ModelMemory) -> str:
+    return (
+        f"the model server holds {_mib(models.held_bytes)}, its bundles state "
+        f"{_mib(models.allowed_bytes)} with the runtime: {', '.join(models.shares)} (requires.memory_bytes)"
+    )
 
 
 def _mib(size_bytes: int) -> str:

@@ -146,7 +146,7 @@ class ControlLoop:
             case Op.SHARE:
                 self._registry.share(message["model"], share_from(message.get("sharing")))
             case Op.DRAIN:
-                return {"windows": self._drained()}
+                return {"windows": self._drained(), "budgets": _budgets(self._registry)}
             case Op.SHUTDOWN:
                 self._ended()
             case Op.PING:
@@ -154,6 +154,12 @@ class ControlLoop:
             case other:
                 raise DeviceError(f"the model server does not know the request {other!r}")
         return {}
+
+
+def _budgets(registry: Registry) -> list[Message]:
+    """The memory that each loaded bundle states, 0 where it states nothing."""
+    manifests = [it.manifest for name in registry.names() for it in registry.versions(name)]
+    return [{"bundle": it.path, "bytes": it.requirements.memory_bytes} for it in manifests]
 
 
 def _refuse_load(_message: Message) -> Message:

@@ -17,7 +17,7 @@ from agent.health.budget import Budget, BudgetLimits
 from agent.health.pace import PaceLimits
 from agent.health.spool import MemorySpool
 from agent.inventory import Machine
-from agent.ports import DownlinkMessage, ResourceUse, ServedWindow, ServerState
+from agent.ports import DownlinkMessage, ModelMemory, ResourceUse, ServedWindow, ServerState
 from agent.supervisor import Supervisor, SupervisorLimits, SupervisorPorts
 from agent.trust import TrustState
 from agent.trust.errors import ExpiredError, RollbackError
@@ -69,6 +69,7 @@ class Server:
         self.counted = []
         self.drains = 0
         self.broken = False
+        self.memory = None
 
     async def wait_change(self, generation):
         while self.state.running and self.state.generation == generation:
@@ -365,6 +366,22 @@ async def test_a_broken_budget_is_told_to_the_updater_and_in_the_windows():
             "budget_memory: agent and model server hold 67 MiB, allowed are 57"
         )
         assert list(third.notices) == []
+
+
+async def test_memory_beyond_what_bundles_state_is_told_without_any_limit_of_the_device():
+    device = Device()
+    device.updater.bundles = (bundle(),)
+    async with running(device):
+        device.server.memory = ModelMemory(90 << 20, 80 << 20, ("bundles/edge/m-1 8 MiB",))
+        for _ in range(30):
+            await device.clock.advance(5)
+        breach = device.updater.breaches[-1]
+        assert breach is not None
+        assert breach.budget is Budget.MODELS
+        device.server.memory = None  # it was started anew, and holds nothing yet
+        for _ in range(30):
+            await device.clock.advance(5)
+        assert device.updater.breaches[-1] is None
 
 
 async def test_packs_reach_the_trust_keeper():

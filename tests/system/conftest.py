@@ -37,7 +37,9 @@ def fleet_host(
     host = FleetHost(folder / "home", broker_address, name=folder.name.replace("_", "-"))
     host.init()
     host.start()
-    path = host.publish(tiny_project(folder, "1.0.0"))
+    path = host.publish(
+        tiny_project(folder, "1.0.0", extra="[requires]\nmemory_bytes = 67_108_864\n")
+    )
     first = Device(host, folder / "first", "first")
     first.start()
     try:

@@ -282,6 +282,20 @@ def test_a_model_that_holds_on_to_memory_on_real_inputs(
     )
 
 
+def test_a_model_that_holds_more_than_its_bundle_states(
+    fleet_host: FleetHost, device: Device, folder: Path
+) -> None:
+    """The device has room for it; what the loaded bundles state together has not."""
+    assert_reverted(
+        fleet_host,
+        device,
+        folder,
+        bad(greedy_when_triggered(270 * MIB), golden=ONE_CASE),
+        code="probation_memory",
+        says="its bundles state",
+    )
+
+
 def test_the_model_server_is_the_same_process_after_all_of_this(device: Device) -> None:
     """Nothing above cost the model server its life, and nothing of a trial is left."""
     wait_until(lambda: len(device.children()) == 1, "one child: the model server")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from agent.health.budget import Budget, BudgetLimits, BudgetWatch
-from agent.ports import ResourceUse
+from agent.ports import ModelMemory, ResourceUse
 
 MIB = 1 << 20
 LIMITS = BudgetLimits(
@@ -68,3 +68,20 @@ def test_without_limits_nothing_is_watched():
 def test_two_at_once_are_two():
     watch = BudgetWatch(BudgetLimits(max_rss_bytes=1, max_cpu_percent=1, sustained_s=0))
     assert [it.budget for it in watch.observe(use(), 0)] == [Budget.MEMORY, Budget.CPU]
+
+
+def test_models_may_hold_what_their_bundles_state_together():
+    watch = BudgetWatch(BudgetLimits(sustained_s=10))
+    within = ModelMemory(300 * MIB, 300 * MIB, ("bundles/edge/a-1 64 MiB",))
+    above = ModelMemory(
+        301 * MIB, 300 * MIB, ("bundles/edge/a-1 64 MiB", "bundles/edge/b-2 90 MiB")
+    )
+    assert watch.observe(use(), 0, within) == ()
+    assert watch.observe(use(), 1, above) == ()
+    (breach,) = watch.observe(use(), 11, above)
+    assert (breach.budget, breach.since_s) == (Budget.MODELS, 1)
+    assert breach.text.startswith(
+        "the model server holds 301 MiB, its bundles state 300 MiB with the runtime: "
+        "bundles/edge/a-1 64 MiB, bundles/edge/b-2 90 MiB"
+    )
+    assert watch.observe(use(), 12, None) == ()  # it was started anew

@@ -364,6 +364,8 @@ class Server:
         if model in self.shared and self.shared[model].manifest_sha256 == manifest_sha256:
             del self.shared[model]
 
+    memory = None
+
     async def drain(self) -> Sequence[ServedWindow]:
         return ()
 
