@@ -1,8 +1,8 @@
 """Enrolments and renewals a second: a real fleet manager in a process of its own, and the agent's own calls to it.
 
 Each enrolment is a connection of its own over TLS, as a device makes it. A renewal is a call over the connection that
-the device has, and the first use of the new certificate over another. Keys, requests and proofs are made before the
-clock starts: on a fleet's devices they cost the fleet manager nothing.
+the device has, and the first use of the new certificate over another. Keys and proofs for enrolments are made before
+the clock starts: on a fleet's devices they cost the fleet manager nothing.
 """
 
 import asyncio
