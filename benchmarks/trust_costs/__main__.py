@@ -12,13 +12,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
 
+from benchmarks.results_file import RESULTS, put_section
 from benchmarks.serving import machine
 from benchmarks.trust_costs import decisions, enrolments, memory
-from benchmarks.trust_costs.report import Run, markdown, publish
-
-RESULTS: Final = Path(__file__).resolve().parents[1] / "results.md"
+from benchmarks.trust_costs.report import Run, markdown
 
 
 def run(folder: Path, *, quick: bool) -> Run:
@@ -48,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="muster-benchmark-", dir=options.folder) as folder:
         found = run(Path(folder), quick=options.quick)
     if options.publish:
-        publish(RESULTS, markdown(found))
+        put_section(RESULTS, "trust costs", markdown(found))
     print(json.dumps(asdict(found)) if options.json else markdown(found))
 
 

@@ -1,19 +1,16 @@
-"""The figures of ``benchmarks.trust_costs`` as a section of the page of results. Pure but for ``publish``."""
+"""The figures of ``benchmarks.trust_costs`` as a section of the page of results. Pure."""
 
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from benchmarks.trust_costs.decisions import STEPS, Decisions, Spread
 from benchmarks.trust_costs.enrolments import Rate
 from benchmarks.trust_costs.memory import Memory
 
-__all__ = ["Run", "markdown", "publish"]
+__all__ = ["Run", "markdown"]
 
-BEGIN: Final = "<!-- trust costs: begin -->"
-END: Final = "<!-- trust costs: end -->"
 MB: Final = 1_000_000
 _MEANING: Final = {
     "unpack": "size, gzip, names",
@@ -99,11 +96,3 @@ def _row(rate: Rate) -> str:
         f"{rate.p95_ms:.1f} ms", f"{rate.server_ms:.1f} ms",
     )  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def publish(path: Path, section: str) -> None:
-    """Put the section into the file of results, in place of the one before."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    before, begin, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    path.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{section.rstrip()}\n{END}{after}", "utf-8")

@@ -9,7 +9,7 @@ from benchmarks.trust_costs import decisions, enrolments, memory
 from benchmarks.trust_costs.decisions import STEPS, Decisions, Spread
 from benchmarks.trust_costs.enrolments import Rate
 from benchmarks.trust_costs.memory import Memory
-from benchmarks.trust_costs.report import Run, markdown, publish
+from benchmarks.trust_costs.report import Run, markdown
 
 MS = Spread(1.0, 2.0)
 RUN = Run(
@@ -54,14 +54,3 @@ def test_the_section_says_what_was_measured() -> None:
     assert all(f"| {step} |" in text for step in STEPS)
     with pytest.raises(KeyError):
         markdown(replace(RUN, rates=(replace(RUN.rates[0], what="revoke"),)))
-
-
-def test_publishing_replaces_its_own_section_only(tmp_path: Path) -> None:
-    page = tmp_path / "results.md"
-    page.write_text("# Results\n\nothers\n", encoding="utf-8")
-    publish(page, "first")
-    publish(page, "second")
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith("# Results\n\nothers\n")
-    assert "second" in text
-    assert "first" not in text
