@@ -25,6 +25,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.load import Measured, measure
+from benchmarks.results_file import RESULTS, put_section
 from benchmarks.serving_models import Workload, make_workloads
 from benchmarks.serving_report import (
     Cell,
@@ -32,7 +33,6 @@ from benchmarks.serving_report import (
     ServerFacts,
     goals,
     markdown,
-    publish,
     readme,
 )
 from benchmarks.serving_servers import KINDS, Running, Unavailable, prepare, start
@@ -246,8 +246,8 @@ def main() -> None:
     if plot is not None:
         plot.write_text(throughput_chart(results), encoding="utf-8")
     if options.publish:
-        publish(HERE / "results.md", markdown(results, plot_name="serving.svg"))
-        publish(HERE.parent / "README.md", readme(results))
+        put_section(RESULTS, "serving", markdown(results, plot_name="serving.svg"))
+        put_section(HERE.parent / "README.md", "serving", readme(results))
     if options.json:
         shown: dict[str, Any] = {
             **asdict(results),
