@@ -1,4 +1,4 @@
-"""Latency of a real model while its versions are swapped: ``python -m benchmarks.swap_window [--swaps N]``.
+"""Latency of a real model while its versions are swapped: ``python -m benchmarks.swap_window [--swaps N] [--publish]``.
 
 The real model server process with magika's packaged model (3 MB), asked by eight unmodified ``tritonclient`` clients
 (gRPC, REST or half and half) from another process at about 70 % of what it can take, with and without swaps. Each
@@ -13,7 +13,7 @@ import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,10 +26,13 @@ from agent.adapters.measured import MeasuredStore
 from agent.adapters.model_server import OtherFronts, ProcessModelServer
 from agent.adapters.trial import ProcessTrial, TrialKeeping
 from agent.bundle.folder import read_bundle
+from benchmarks.results_file import RESULTS, put_section
+from benchmarks.serving import machine
 from fleet.artifacts.build import BuildResult, build_bundle
 from tests.support.bundles import magika_features, magika_project
 
 CLIENTS: Final = 8
+GOAL_P99_RATIO: Final = 1.5
 SETTLE_S: Final = 1.0
 MODEL: Final = "magika"
 VERSIONS: Final = ("1.0.0", "1.0.1")
@@ -271,6 +274,30 @@ def peak_rss_bytes(pid: int) -> int:
     return 0
 
 
+def section(result: Mapping[str, Any], steady_s: float) -> str:
+    """The chapter of results.md."""
+    met = "met" if result["p99_ratio"] <= GOAL_P99_RATIO else "**missed**"
+    rows = [
+        f"| {name.removesuffix('_ms')} ms | {took} | {result['swapping'][name]} |"
+        for name, took in result["steady"].items()
+    ]
+    command = f"python -m benchmarks.swap_window --swaps {result['swaps']} --steady-s {steady_s:g} --publish"
+    load = (
+        f"{machine()}. Magika's packaged model, {CLIENTS} clients over {result['transport']} on the same cores at about "
+        f"70 % of what the server can take ({result['requests_per_s_offered']} requests a second), swaps one behind the "
+        f"other ({result['seconds_per_swap']} s each, trial included), so that a trial runs nearly all the time."
+    )
+    found = (
+        f"{result['requests']:,} requests, {result['failed']} failed, {result['wrong_version']} answered by a version "
+        f"that was no longer active. Memory of the server {result['server_rss_mb']} MB, {result['server_peak_rss_mb']} "
+        f"at its peak, a trial's {result['trial_peak_rss_mb']}. p99 while swapping is {result['p99_ratio']} times the "
+        f"steady one; the goal of at most {GOAL_P99_RATIO} is {met}."
+    )
+    head = ["## Swaps under load", "", f"`{command}`", "", load, ""]
+    table = ["| | steady | swapping |", "|---|---|---|", *rows]
+    return "\n".join([*head, *table, "", found])
+
+
 def main() -> None:
     """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -278,10 +305,13 @@ def main() -> None:
     parser.add_argument("--steady-s", type=float, default=15.0)
     parser.add_argument("--transport", choices=TRANSPORTS, default="both")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--publish", action="store_true", help="write benchmarks/results.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="muster-benchmark-") as folder:
         root = Path(folder)
         result = asyncio.run(measure(build(root), options, MeasuredStore(root / "measured")))
+    if options.publish:
+        put_section(RESULTS, "swap window", section(result, options.steady_s))
     if options.json:
         print(json.dumps(result))
         return
