@@ -283,9 +283,9 @@ def section(result: Mapping[str, Any], steady_s: float) -> str:
     ]
     command = f"python -m benchmarks.swap_window --swaps {result['swaps']} --steady-s {steady_s:g} --publish"
     load = (
-        f"{machine()}. Magika's packaged model, {CLIENTS} clients over {result['transport']} on the same cores at about "
-        f"70 % of what the server can take ({result['requests_per_s_offered']} requests a second), swaps one behind the "
-        f"other ({result['seconds_per_swap']} s each, trial included), so that a trial runs nearly all the time."
+        f"{machine()}. Magika's packaged model, {CLIENTS} clients over {result['transport']} on the same cores at "
+        f"about 70 % of what the server can take ({result['requests_per_s_offered']} requests a second), swaps one "
+        f"behind the other ({result['seconds_per_swap']} s each, trial included): a trial runs nearly all the time."
     )
     found = (
         f"{result['requests']:,} requests, {result['failed']} failed, {result['wrong_version']} answered by a version "
