@@ -25,6 +25,7 @@ from agent.serving.protocol import InferenceProtocol
 from agent.serving.service import InferenceService
 from agent.serving.watchdog import RunWatchdog
 from benchmarks.fronts import ask
+from benchmarks.load import require_generator
 from benchmarks.results_file import RESULTS, put_section
 from benchmarks.serving import machine, say
 from benchmarks.serving_models import OIP_TYPES, VERSION, Workload, make_workloads
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache, help="where the models are kept")
     parser.add_argument("--publish", action="store_true", help="write benchmarks/results.md")
     options = parser.parse_args()
+    require_generator()
     options.cache.mkdir(parents=True, exist_ok=True)
     text = markdown(run(options.rounds, options.seconds, options.cache), machine(), options.rounds)
     if options.publish:

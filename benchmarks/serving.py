@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from benchmarks.load import Measured, measure
+from benchmarks.load import Measured, measure, require_generator
 from benchmarks.results_file import RESULTS, put_section
 from benchmarks.serving_models import Workload, make_workloads
 from benchmarks.serving_report import (
@@ -239,6 +239,7 @@ def main() -> None:
     plan = Plan(options.rounds, 0.5, options.seconds)
     if options.quick:
         plan = Plan(1, 0.2, 0.5)
+    require_generator()
     options.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="muster-benchmark-") as folder:
         results = Benchmark(plan, Path(folder), options.cache.absolute()).run()

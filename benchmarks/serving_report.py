@@ -183,8 +183,8 @@ def markdown(results: Results, plot_name: str = "") -> str:
         f"{low:g} to {high:g}. {versions}.",
         f"Medians of {results.rounds} rounds, {results.seconds:g} s a cell; servers interleaved and started anew each "
         "round; one model a server; MLServer in one process, MLflow with one worker, onnxruntime with one thread "
-        "inside an operator everywhere. The load generator sends prepared requests and shares "
-        "the machine with the server.",
+        "inside an operator everywhere. The load generator (nghttp2's h2load) sends prepared requests and "
+        "shares the machine with the server.",
         "",
     ]
     if plot_name:
