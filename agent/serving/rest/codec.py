@@ -28,6 +28,7 @@ from agent.runtime.dtypes import (
 )
 from agent.runtime.errors import InputContractError
 from agent.serving.protocol import MAX_INPUTS, Answer, Parameter, refuse_tensor_parameters
+from agent.serving.rest.json_text import dump, load, values_of
 from agent.serving.values import check_count, check_name, numbers
 
 __all__ = ["HEADER_LENGTH", "InferRequest", "Payload", "parse_request"]
@@ -107,7 +108,7 @@ class InferRequest:
                 described["parameters"] = {"binary_data_size": len(raw)}
                 tail.append(raw)
             else:
-                described["data"] = array.reshape(-1).tolist()
+                described["data"] = values_of(array)
             outputs.append(described)
         said: dict[str, Any] = {
             "model_name": answer.manifest.model,
@@ -116,7 +117,7 @@ class InferRequest:
         if self.id:
             said["id"] = self.id
         said["outputs"] = outputs
-        head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+        head = dump(said)
         if not tail:
             return Payload(head)
         return Payload(b"".join((head, *tail)), len(head))
@@ -135,7 +136,7 @@ def parse_request(body: bytes, header_length: int | None) -> InferRequest:
     view = memoryview(body)
     split = len(body) if header_length is None else header_length
     try:
-        said = json.loads(body if split == len(body) else bytes(view[:split]))
+        said = load(body if split == len(body) else bytes(view[:split]))
     except (ValueError, RecursionError) as error:
         raise InputContractError(f"the request is not JSON: {error}") from error
     if not isinstance(said, dict):
