@@ -36,7 +36,11 @@ __all__ = ["Audit", "Checked", "audit"]
 
 _PAGE: Final = 200
 _MOST_SHOWN: Final = 20  # differences of one look or decision
-_DAMAGE: Final = (KeyError, TypeError, AttributeError)  # parts that are not there, or are something else
+_DAMAGE: Final = (
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # parts that are not there, or are something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,9 @@ def audit(connection: Connection, rollout: Rollout) -> Audit:
     kept = _kept(connection, rollout.id)
     decided = [one for one in trail if one.actor == entries.CONTROLLER or one.id in kept]
     lost = kept - {one.id for one in trail}
-    walked.differences += [f"decision {one} is not in it, and its snapshot is" for one in sorted(lost)]
+    walked.differences += [
+        f"decision {one} is not in it, and its snapshot is" for one in sorted(lost)
+    ]
     told = Checked(
         f"the trail of {len(trail)} decisions",
         rollout.created_s,
@@ -181,18 +187,24 @@ def _check_look(connection: Connection, row: Row[Any]) -> Checked:
         frozen = read_ring(connection, row.ring_id, found["body"])
         arms = unpack_counts(row.counts)
         differences = replay(row.evidence, frozen.ring, arms[-1], _again(frozen, arms))
+        differences += _beside(row, frozen)
+        differences += _broken_chain(connection, frozen, row)
     except (ValueError, ServerError, *_DAMAGE) as error:
         return Checked(what, row.at_s, "replayed", (_damaged(error),))
-    if row.stage != frozen.ring.stage:
-        differences.append("the stage beside the record is another one")
-    if row.result != row.evidence["result"]:
-        differences.append("the result beside the record is another one")
-    if row.state.hex() != row.evidence["state_after"]:
-        differences.append("the state beside the record is another one")
-    if row.k != row.evidence["look"]:
-        differences.append("the number beside the record is another one")
-    differences += _broken_chain(connection, frozen, row)
     return Checked(what, row.at_s, "replayed", tuple(differences[:_MOST_SHOWN]))
+
+
+def _beside(row: Row[Any], frozen: FrozenRing) -> Iterator[str]:
+    """What stands beside the record in its row is what the record says."""
+    beside: dict[str, tuple[Any, Any]] = {
+        "stage": (row.stage, frozen.ring.stage),
+        "result": (row.result, row.evidence["result"]),
+        "state": (row.state.hex(), row.evidence["state_after"]),
+        "number": (row.k, row.evidence["look"]),
+    }
+    for name, (recorded, wanted) in beside.items():
+        if recorded != wanted:
+            yield f"the {name} beside the record is another one"
 
 
 def _again(frozen: FrozenRing, arms: tuple[Counts, ...]) -> Look:

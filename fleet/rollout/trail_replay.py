@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fleet.rollout.audit import Entry
+from fleet.rollout.audit import CONTROLLER, Entry
 from fleet.rollout.record import Rollout
 from fleet.rollout.snapshot import Snapshot
 from fleet.rollout.states import TRANSITIONS, Event, State
@@ -60,6 +60,8 @@ def _broken(entry: Entry, before: Walked) -> Iterator[str]:
     stage = before.stage + (entry.action == Event.ADVANCE)
     if entry.stage != stage:
         yield f"{where} is told of stage {entry.stage + 1}, and stage {stage + 1} follows"
+    if entry.action == _HOLD and entry.actor != CONTROLLER:
+        yield f"{where} is told of {entry.actor}, and only the controller holds"
     if entry.to_state not in _possible(entry):
         yield f"{where} cannot make {entry.to_state} of {entry.from_state or 'nothing'}"
 
