@@ -23,7 +23,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from agent.trust import BundleRelease, Directive
-from benchmarks.fleet_size_report import HERE, Cost, Run, markdown, plot, publish
+from benchmarks.fleet_size_report import HERE, Cost, Run, markdown, plot
+from benchmarks.results_file import RESULTS, put_section
 from fleet.repository import Repository
 from fleet.rollout.executor import Executor
 from fleet.rollout.gate.ring import Ring
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     found = run(options.most)
     if options.publish:
-        publish(HERE / "results.md", markdown(found))
+        put_section(RESULTS, "fleet size", markdown(found))
         (HERE / "fleet_size.svg").write_text(plot(found), encoding="utf-8")
     print(json.dumps(asdict(found)) if options.json else markdown(found))
 

@@ -1,4 +1,4 @@
-"""The figures of ``benchmarks.fleet_size`` as a table and as a plot with logarithmic axes. Pure but for ``publish``."""
+"""The figures of ``benchmarks.fleet_size`` as a table and as a plot with logarithmic axes. Pure."""
 
 import math
 import platform
@@ -8,11 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-__all__ = ["HERE", "Cost", "Run", "markdown", "plot", "publish"]
+__all__ = ["HERE", "Cost", "Run", "markdown", "plot"]
 
 HERE: Final = Path(__file__).parent
-BEGIN: Final = "<!-- fleet size: begin -->"
-END: Final = "<!-- fleet size: end -->"
 MB: Final = 1_000_000
 
 
@@ -179,11 +177,3 @@ def _grid(
 
 def _text(x: float, y: float, said: str, style: str = "") -> str:
     return f"<text x='{x:.0f}' y='{y:.0f}' {style}>{escape(said)}</text>"
-
-
-def publish(path: Path, section: str) -> None:
-    """Put the section into the file of results, in place of the one before."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    before, begin, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    path.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{section.rstrip()}\n{END}{after}", "utf-8")

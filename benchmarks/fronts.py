@@ -18,7 +18,7 @@ from typing import Final
 import psutil
 
 from agent.adapters.model_server import OtherFronts, ProcessModelServer
-from benchmarks.load import Measured, measure
+from benchmarks.load import Measured, measure, require_generator
 from benchmarks.serving import machine, say
 from benchmarks.serving_models import Workload, make_workloads
 from benchmarks.serving_servers import grpc_way, rest_binary_way
@@ -69,6 +69,7 @@ def main() -> None:
     cache = Path.home() / ".cache" / "muster-benchmarks"
     parser.add_argument("--cache", type=Path, default=cache, help="where the models are kept")
     options = parser.parse_args()
+    require_generator()
     options.cache.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, str, int], list[Cell]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="muster-benchmark-") as name:

@@ -12,11 +12,11 @@ import math
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.results_file import RESULTS, put_section
 from fleet.rollout.gate.exposure import open_exposure
 from fleet.rollout.gate.look import look
 from fleet.rollout.gate.ring import Counts, State
@@ -31,8 +31,6 @@ from tests.support.rings import (
     windows_of,
 )
 
-HERE: Final = Path(__file__).resolve().parent
-BEGIN, END = "<!-- gate: begin -->", "<!-- gate: end -->"
 FLEET: Final = Setting(size=2000, canaries=20, alpha=0.01 / 3)
 SIZES: Final = (20, 100, 500)
 ALPHAS: Final = (0.01, 0.05)
@@ -221,14 +219,6 @@ def _alarm_row(found: tuple[int, int, int], alpha: float) -> str:
     )
 
 
-def publish(path: Path, text: str) -> None:
-    """Put the section into the file of results, in place of the one before."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    before, begin, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    path.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{text.rstrip()}\n{END}{after}", "utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, then print and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -239,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     results = run(options.rings, options.jobs)
     if options.publish:
-        publish(HERE / "results.md", markdown(results))
+        put_section(RESULTS, "gate", markdown(results))
     shown: Any = asdict(results)
     print(json.dumps(shown) if options.json else markdown(results))
 

@@ -1,23 +1,32 @@
-"""``python -m benchmarks.load FILE``: a closed loop of clients in one thread, in a process of its own.
+"""A closed loop of clients: nghttp2's ``h2load``, a load generator in C, in a process of its own.
 
-FILE is JSON: a target (``benchmarks.wire.Target``, its body in base64), clients, seconds of warming up and of
-measuring. Prints one line of JSON: requests a second, percentiles in milliseconds, failures. Every client asks again
-as soon as it has its answer.
+Every client has one connection and asks again as soon as it has its answer. A generator in Python takes as much of the
+machine as the servers that are measured and brings them nearer to each other; this one takes little. Rules kept here:
+
+- Warming up is a run of its own, so that everything the second run says is of the time that is measured.
+- A gRPC answer that is a failure has HTTP's status 200 and no message: bytes of answers are counted against the answer
+  that the prepared request has, and what is missing of them has failed.
 """
 
-import base64
-import json
-import selectors
+import re
+import shutil
 import subprocess
-import sys
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from benchmarks.wire import Connection, Target, connect
+from benchmarks.wire import Target, ask_once, grpc_frame
 
-__all__ = ["Measured", "measure", "summary"]
+__all__ = ["Measured", "NoGenerator", "measure", "require_generator", "summary"]
+
+GENERATOR: Final = "h2load"
+_DONE: Final = re.compile(r"^requests: .* (\d+) done, (\d+) succeeded", re.MULTILINE)
+_DATA: Final = re.compile(r"^traffic: .* \((\d+)\) data$", re.MULTILINE)
+
+
+class NoGenerator(SystemExit):
+    """The load generator is not installed; the text says how to get it. A program ends with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +40,54 @@ class Measured:
     failed: int
 
 
+def require_generator() -> str:
+    """Where the load generator is. Raises NoGenerator, which ends a program with its text."""
+    found = shutil.which(GENERATOR)
+    if not found:
+        raise NoGenerator(
+            f"{GENERATOR} is not installed: it comes with nghttp2, "
+            "as nghttp2-client (Debian, Ubuntu) or nghttp2 (Fedora, Homebrew)"
+        )
+    return found
+
+
 def measure(target: Target, clients: int, warm_s: float, seconds: float, folder: Path) -> Measured:
-    """Run the load in a process of its own. Raises RuntimeError when that fails."""
-    asked = folder / "load.json"
-    described = {**asdict(target), "body": base64.b64encode(target.body).decode()}
-    asked.write_text(
-        json.dumps({"target": described, "clients": clients, "warm_s": warm_s, "seconds": seconds})
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", str(asked)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=warm_s + seconds + 60,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the load generator failed: {done.stderr.strip()[-500:]}")
-    return Measured(**json.loads(done.stdout))
+    """Run the load. ``folder`` takes the request and the log.
+
+    Raises:
+        NoGenerator: it is not installed.
+        RuntimeError: the run fails, or the server does not answer the prepared request.
+    """
+    answer = ask_once(target)
+    if not answer:
+        raise RuntimeError(f"{target.path} on port {target.port} refuses the prepared request")
+    grpc = target.kind == "grpc"
+    body, log = folder / "load.body", folder / "load.log"
+    body.write_bytes(grpc_frame(target.body) if grpc else target.body)
+    log.unlink(missing_ok=True)
+    _run(target, clients, warm_s, ["--data", str(body)])
+    said = _run(target, clients, seconds, ["--data", str(body), f"--log-file={log}"])
+    size = len(grpc_frame(answer)) if grpc else len(answer)
+    return outcome(said, log.read_text(encoding="ascii"), seconds, size)
 
 
-def summary(latencies_s: list[float], elapsed_s: float, failed: int) -> Measured:
+def outcome(said: str, log: str, seconds: float, answer_bytes: int) -> Measured:
+    """What a run's words and its log come to. Raises RuntimeError for words that are not understood."""
+    done, data = _DONE.search(said), _DATA.search(said)
+    if done is None or data is None:
+        raise RuntimeError(f"{GENERATOR} says something unknown: {said.strip()[-500:]}")
+    # The log has a line a request: its start, its status, what it took, both in microseconds.
+    took_s = [
+        int(took) / 1e6
+        for _, status, took in (line.split("\t")[:3] for line in log.splitlines())
+        if status == "200"
+    ]
+    asked, succeeded = int(done[1]), int(done[2])
+    whole = int(data[1]) // answer_bytes
+    return summary(took_s, seconds, asked - min(succeeded, whole))
+
+
+def summary(latencies_s: Sequence[float], elapsed_s: float, failed: int) -> Measured:
     """Percentiles of what was answered."""
     ordered = sorted(latencies_s) or [float("nan")]
 
@@ -63,51 +100,18 @@ def summary(latencies_s: list[float], elapsed_s: float, failed: int) -> Measured
     )
 
 
-def run(target: Target, clients: int, warm_s: float, seconds: float) -> Measured:
-    """The closed loop, in this thread."""
-    selector = selectors.EpollSelector()
-    started: dict[Connection, float] = {}
-    for _ in range(clients):
-        connection = connect(target)
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-        started[connection] = time.perf_counter()
-        connection.send()
-    begin_s = time.perf_counter() + warm_s
-    end_s = begin_s + seconds
-    latencies: list[float] = []
-    failed = 0
-    now_s = 0.0
-    while now_s < end_s:
-        for key, _ in selector.select(1.0):
-            connection = key.data
-            body = connection.receive()
-            if body is None:
-                continue
-            now_s = time.perf_counter()
-            if begin_s <= now_s < end_s:
-                if body:
-                    latencies.append(now_s - started[connection])
-                else:
-                    failed += 1
-            started[connection] = time.perf_counter()
-            connection.send()
-        now_s = time.perf_counter()
-    return summary(latencies, seconds, failed)
-
-
-def main() -> None:
-    """Run what FILE describes."""
-    asked: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-    described = asked["target"]
-    target = Target(
-        described["kind"],
-        described["port"],
-        base64.b64decode(described["body"]),
-        described["path"],
-        tuple((name, value) for name, value in described["headers"]),
-    )
-    print(json.dumps(asdict(run(target, asked["clients"], asked["warm_s"], asked["seconds"]))))
-
-
-if __name__ == "__main__":
-    main()
+def _run(target: Target, clients: int, seconds: float, more: Sequence[str]) -> str:
+    """One run's words."""
+    headers = list(target.headers)
+    if target.kind == "grpc":
+        headers += [("content-type", "application/grpc"), ("te", "trailers")]
+    command = [
+        require_generator(), f"--clients={clients}", "--threads=1", f"--duration={seconds * 1000:.0f}ms",
+        *(["--h1"] if target.kind == "rest" else ["--window-bits=30", "--connection-window-bits=30"]),
+        *(f"--header={name}: {value}" for name, value in headers),
+        *more, f"http://127.0.0.1:{target.port}{target.path}",
+    ]  # fmt: skip
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
+    if ran.returncode:
+        raise RuntimeError(f"{GENERATOR} failed: {(ran.stderr or ran.stdout).strip()[-500:]}")
+    return ran.stdout

@@ -24,7 +24,8 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from benchmarks.load import Measured, measure
+from benchmarks.load import Measured, measure, require_generator
+from benchmarks.results_file import RESULTS, put_section
 from benchmarks.serving_models import Workload, make_workloads
 from benchmarks.serving_report import (
     Cell,
@@ -32,7 +33,6 @@ from benchmarks.serving_report import (
     ServerFacts,
     goals,
     markdown,
-    publish,
     readme,
 )
 from benchmarks.serving_servers import KINDS, Running, Unavailable, prepare, start
@@ -239,6 +239,7 @@ def main() -> None:
     plan = Plan(options.rounds, 0.5, options.seconds)
     if options.quick:
         plan = Plan(1, 0.2, 0.5)
+    require_generator()
     options.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="muster-benchmark-") as folder:
         results = Benchmark(plan, Path(folder), options.cache.absolute()).run()
@@ -246,8 +247,8 @@ def main() -> None:
     if plot is not None:
         plot.write_text(throughput_chart(results), encoding="utf-8")
     if options.publish:
-        publish(HERE / "results.md", markdown(results, plot_name="serving.svg"))
-        publish(HERE.parent / "README.md", readme(results))
+        put_section(RESULTS, "serving", markdown(results, plot_name="serving.svg"))
+        put_section(HERE.parent / "README.md", "serving", readme(results))
     if options.json:
         shown: dict[str, Any] = {
             **asdict(results),

@@ -5,10 +5,9 @@ A goal that was missed says so beside what was measured; one that could not be m
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-__all__ = ["Cell", "Goal", "Results", "ServerFacts", "goals", "markdown", "publish", "readme"]
+__all__ = ["Cell", "Goal", "Results", "ServerFacts", "goals", "markdown", "readme"]
 
 NAMES: Final = {
     "muster": "Muster",
@@ -16,7 +15,6 @@ NAMES: Final = {
     "mlflow": "MLflow",
     "direct": "onnxruntime itself",
 }
-BEGIN, END = "<!-- serving: begin -->", "<!-- serving: end -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +183,8 @@ def markdown(results: Results, plot_name: str = "") -> str:
         f"{low:g} to {high:g}. {versions}.",
         f"Medians of {results.rounds} rounds, {results.seconds:g} s a cell; servers interleaved and started anew each "
         "round; one model a server; MLServer in one process, MLflow with one worker, onnxruntime with one thread "
-        "inside an operator everywhere. The load generator sends prepared requests and shares "
-        "the machine with the server.",
+        "inside an operator everywhere. The load generator (nghttp2's h2load) sends prepared requests and "
+        "shares the machine with the server.",
         "",
     ]
     if plot_name:
@@ -291,11 +289,3 @@ def _goal_table(results: Results) -> list[str]:
         for goal in goals(results)
     ]
     return [*lines, ""]
-
-
-def publish(path: Path, text: str) -> None:
-    """Put the section into the file of results, in place of the one before."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    before, begin, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    path.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{text.rstrip()}\n{END}{after}", "utf-8")

@@ -1,4 +1,4 @@
-"""Latency of a real model while its versions are swapped: ``python -m benchmarks.swap_window [--swaps N]``.
+"""Latency of a real model while its versions are swapped: ``python -m benchmarks.swap_window [--swaps N] [--publish]``.
 
 The real model server process with magika's packaged model (3 MB), asked by eight unmodified ``tritonclient`` clients
 (gRPC, REST or half and half) from another process at about 70 % of what it can take, with and without swaps. Each
@@ -13,7 +13,7 @@ import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,10 +26,13 @@ from agent.adapters.measured import MeasuredStore
 from agent.adapters.model_server import OtherFronts, ProcessModelServer
 from agent.adapters.trial import ProcessTrial, TrialKeeping
 from agent.bundle.folder import read_bundle
+from benchmarks.results_file import RESULTS, put_section
+from benchmarks.serving import machine
 from fleet.artifacts.build import BuildResult, build_bundle
 from tests.support.bundles import magika_features, magika_project
 
 CLIENTS: Final = 8
+GOAL_P99_RATIO: Final = 1.5
 SETTLE_S: Final = 1.0
 MODEL: Final = "magika"
 VERSIONS: Final = ("1.0.0", "1.0.1")
@@ -182,7 +185,9 @@ async def measure(
 
         load = Load(Target(places, rate))
         await asyncio.sleep(SETTLE_S)
-        swaps = await swap_over_and_over(server, bundles, options.swaps)
+        swaps = await swap_over_and_over(
+            server, bundles, options.swaps, trials=not options.no_trials
+        )
         swapping = await load.stop()
         peak_bytes = peak_rss_bytes(process.pid)
     window = [sample for sample in swapping if swaps.began_s <= sample.began_s <= swaps.ended_s]
@@ -191,7 +196,8 @@ async def measure(
     return {
         "transport": places[0][0],
         "swaps": options.swaps,
-        "seconds_per_swap": round((swaps.ended_s - swaps.began_s) / options.swaps, 2),
+        "trials": not options.no_trials,
+        "seconds_per_swap": round((swaps.ended_s - swaps.began_s) / options.swaps, 3),
         "requests_per_s_offered": round(rate),
         "steady": percentiles(steady),
         "swapping": percentiles(window),
@@ -214,18 +220,20 @@ async def first_trials(bundles: Sequence[BuildResult], measured: MeasuredStore) 
 
 
 async def swap_over_and_over(
-    server: ProcessModelServer, bundles: Sequence[BuildResult], count: int
+    server: ProcessModelServer, bundles: Sequence[BuildResult], count: int, *, trials: bool
 ) -> Swaps:
-    """From one version to the other and back, each time with a trial."""
+    """From one version to the other and back, each time with a trial or without."""
     trial = ProcessTrial()
     swaps = Swaps(began_s=time.monotonic())
     swaps.active.append(Active(swaps.began_s, swaps.began_s, VERSIONS[0]))
     for number in range(count):
         old, new = bundles[number % 2], bundles[(number + 1) % 2]
         manifest, _ = read_bundle(new.path)
-        result = await trial.run(str(new.path), manifest)
-        assert result.ok, result.reason
-        swaps.trial_peak_bytes = max(swaps.trial_peak_bytes, result.measures["peak_rss_bytes"])
+        if trials:
+            result = await trial.run(str(new.path), manifest)
+            assert result.ok, result.reason
+            peak_bytes = result.measures["peak_rss_bytes"]
+            swaps.trial_peak_bytes = max(swaps.trial_peak_bytes, peak_bytes)
         await server.load(str(new.path), new.manifest_sha256)
         asked_s = time.monotonic()
         await server.activate(MODEL, new.manifest_sha256)
@@ -271,17 +279,54 @@ def peak_rss_bytes(pid: int) -> int:
     return 0
 
 
+def section(result: Mapping[str, Any], steady_s: float) -> str:
+    """The chapter of results.md."""
+    met = "met" if result["p99_ratio"] <= GOAL_P99_RATIO else "**missed**"
+    rows = [
+        f"| {name.removesuffix('_ms')} ms | {took} | {result['swapping'][name]} |"
+        for name, took in result["steady"].items()
+    ]
+    trials = result["trials"]
+    options = f"--swaps {result['swaps']} --steady-s {steady_s:g} {'' if trials else '--no-trials '}--publish"
+    load = (
+        f"{machine()}. Magika's packaged model, {CLIENTS} clients over {result['transport']} on the same cores at "
+        f"about 70 % of what the server can take ({result['requests_per_s_offered']} requests a second), swaps one "
+        f"behind the other ({result['seconds_per_swap']} s each, "
+        + ("trial included): a trial runs nearly all the time." if trials else "without trials).")
+    )
+    peak = f", a trial's {result['trial_peak_rss_mb']}" if trials else ""
+    found = (
+        f"{result['requests']:,} requests, {result['failed']} failed, {result['wrong_version']} answered by a version "
+        f"that was no longer active. Memory of the server {result['server_rss_mb']} MB, {result['server_peak_rss_mb']} "
+        f"at its peak{peak}. p99 while swapping is {result['p99_ratio']} times the "
+        f"steady one; the goal of at most {GOAL_P99_RATIO} is {met}."
+    )
+    title = "Swaps under load" if trials else "Many swaps under load"
+    head = [f"## {title}", "", f"`python -m benchmarks.swap_window {options}`", "", load, ""]
+    table = ["| | steady | swapping |", "|---|---|---|", *rows]
+    return "\n".join([*head, *table, "", found])
+
+
 def main() -> None:
     """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--swaps", type=int, default=30)
     parser.add_argument("--steady-s", type=float, default=15.0)
     parser.add_argument("--transport", choices=TRANSPORTS, default="both")
+    parser.add_argument(
+        "--no-trials",
+        action="store_true",
+        help="load, activate and unload alone, for many swaps in little time",
+    )
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--publish", action="store_true", help="write benchmarks/results.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="muster-benchmark-") as folder:
         root = Path(folder)
         result = asyncio.run(measure(build(root), options, MeasuredStore(root / "measured")))
+    if options.publish:
+        name = "many swaps" if options.no_trials else "swap window"
+        put_section(RESULTS, name, section(result, options.steady_s))
     if options.json:
         print(json.dumps(result))
         return

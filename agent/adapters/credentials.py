@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from google.protobuf.message import DecodeError
 
 from agent.errors import LinkError
+from agent.identity.certificate import NOT_A_CERTIFICATE
 from agent.state_dir import IdentityPaths
 from protos import report_pb2, topics
 from protos.signed import ACK, REPORTS, signed_bytes
@@ -107,7 +108,7 @@ class Seal:
             certificate.verify_directly_issued_by(self._ca)
             names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
             is_ec = isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (*NOT_A_CERTIFICATE, InvalidSignature) as error:
             raise LinkError(
                 "an acknowledgement under a certificate that the device CA did not issue"
             ) from error
@@ -166,7 +167,7 @@ class DeviceCredentials:
             key = serialization.load_pem_private_key(paths.device_key.read_bytes(), None)
             chain = x509.load_pem_x509_certificates(paths.certificate.read_bytes())
             chain[0].verify_directly_issued_by(chain[-1])
-        except (OSError, ValueError, TypeError, InvalidSignature) as error:
+        except (OSError, *NOT_A_CERTIFICATE, InvalidSignature) as error:
             raise LinkError(
                 f"the certificate in {paths.folder} cannot be used: {error or type(error).__name__}. "
                 "If it stays so, enrol this device again (`fleet-agent enroll`)"

@@ -18,8 +18,10 @@ import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from agent.adapters.grpc_link import readable
 from agent.adapters.tls_channel import Options, TlsMaterial
 from agent.errors import LinkError
+from agent.identity.certificate import NOT_A_CERTIFICATE
 from agent.identity.enrol import EnrolAnswer, EnrolRequest
 from agent.identity.errors import EnrolmentRefusedError
 from agent.inventory import agent_version
@@ -68,7 +70,7 @@ def fetch_server_ca(address: tuple[str, int], spki_sha256: str, timeout_s: float
             f"runs there with [grpc] tls = true"
         ) from error
     for der in chain:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(*NOT_A_CERTIFICATE):
             certificate = x509.load_der_x509_certificate(der)
             key = certificate.public_key().public_bytes(
                 Encoding.DER, PublicFormat.SubjectPublicKeyInfo
@@ -142,9 +144,10 @@ class EnrolLink:
         ) as channel:
             stub: Any = enrol_pb2_grpc.EnrolServiceStub(channel)  # type: ignore[no-untyped-call]
             try:
-                return await getattr(stub, name)(request, timeout=CALL_S)
+                reply = await getattr(stub, name)(request, timeout=CALL_S)
             except grpc.RpcError as error:
                 raise _failed(name, self._address, error) from error
+        return readable(reply, name, self._address)
 
 
 class Renewals:
@@ -163,7 +166,7 @@ class Renewals:
             reply = await self._enrol.Renew(enrol_pb2.RenewRequest(csr=csr), timeout=CALL_S)
         except grpc.RpcError as error:
             raise _failed("Renew", self._address, error) from error
-        return _certified(reply, self._address)
+        return _certified(readable(reply, "Renew", self._address), self._address)
 
     async def nonce(self, device_id: str) -> bytes:
         return await self._known().nonce(device_id)

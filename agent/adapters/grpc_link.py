@@ -3,6 +3,7 @@
 Rules kept here:
 - Messages are bounded in both directions; every call has a deadline.
 - A failed call becomes LinkError and says which call, to which server, and why. Nothing else gets out.
+- grpc.aio gives None for an answer whose bytes are not the message that they should be: that is a failed call too.
 - The link reconnects for ever with jitter. Proxies named in the environment are not used: the server is a neighbour.
 """
 
@@ -11,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -23,9 +24,11 @@ from agent.ports import DownlinkMessage, PieceChunk, PieceRange
 from protos import device_pb2, device_pb2_grpc, report_pb2
 
 __all__ = ["GrpcLimits", "GrpcLink", "GrpcMetadataSource", "GrpcPieceSource", "channel_options",
-           "grpc_channel"]  # fmt: skip
+           "grpc_channel", "readable"]  # fmt: skip
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,20 @@ def grpc_channel(address: str, limits: GrpcLimits | None = None) -> grpc.aio.Cha
 
 def _stub(channel: Any) -> Any:
     return device_pb2_grpc.DeviceServiceStub(channel)  # type: ignore[no-untyped-call]
+
+
+def readable(answer: T | None, call: str, address: str) -> T:
+    """What a call was answered.
+
+    Raises:
+        LinkError: its bytes were no such message, for which grpc.aio has None.
+    """
+    if answer is None:
+        raise LinkError(
+            f"{call} at {address} was answered with bytes that cannot be read: check that agent and fleet manager "
+            "are of versions that know each other"
+        )
+    return answer
 
 
 def _failed(call: str, address: str, error: grpc.RpcError) -> LinkError:
@@ -127,9 +144,9 @@ class GrpcLink:
             self._up()
             async for down in call:
                 self._up()
-                message = downlink_message(down)
+                message = None if down is None else downlink_message(down)
                 if message is None:
-                    log.warning("dropped a message from %s: unknown kind", self._address)
+                    log.warning("dropped a message from %s: of no known kind", self._address)
                 else:
                     self._inbox.put(message)
         finally:
@@ -159,7 +176,7 @@ class GrpcLink:
             ack = await self._stub.Report(batch, timeout=self._limits.call_timeout_s)
         except grpc.RpcError as error:
             raise _failed("Report", self._address, error) from error
-        self._inbox.put(DownlinkMessage(ack=ack))
+        self._inbox.put(DownlinkMessage(ack=readable(ack, "Report", self._address)))
 
     async def hello(self, agent_version: str) -> device_pb2.HelloReply:
         """The fleet's name, its newest pack and its clock.
@@ -169,12 +186,12 @@ class GrpcLink:
         """
         request = device_pb2.HelloRequest(device_id=self._device_id, agent_version=agent_version)
         try:
-            reply: device_pb2.HelloReply = await self._stub.Hello(
+            reply: device_pb2.HelloReply | None = await self._stub.Hello(
                 request, timeout=self._limits.call_timeout_s
             )
         except grpc.RpcError as error:
             raise _failed("Hello", self._address, error) from error
-        return reply
+        return readable(reply, "Hello", self._address)
 
 
 class GrpcMetadataSource:
@@ -248,6 +265,7 @@ class GrpcPieceSource:
                     ) from error
                 if chunk is grpc.aio.EOF:
                     return
+                chunk = readable(chunk, "FetchPieces", self._address)
                 yield PieceChunk(chunk.sha256, int(chunk.offset), bytes(chunk.data))
         except grpc.RpcError as error:
             raise _failed("FetchPieces", self._address, error) from error

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from agent.bundle.errors import ManifestError
@@ -44,7 +45,7 @@ def load_json(raw: bytes, what: str, max_bytes: int) -> object:
         found = dict(pairs)
         if len(found) != len(pairs):
             raise ManifestError(
-                f"{what} has a repeated key in {{{', '.join(key for key, _ in pairs)[:200]}}}"
+                f"{what} has a repeated key in {{{_listed(key for key, _ in pairs)}}}"
             )
         return found
 
@@ -64,8 +65,17 @@ def is_text(value: str, max_chars: int) -> bool:
 
 def shown(value: object) -> str:
     """A value for a message, shortened."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # read with fewer frames on the stack than there are now
+        return "something nested too deep"
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+def _listed(keys: Iterable[str]) -> str:
+    """Keys for a message, shortened; half a surrogate pair is written as its number."""
+    text = ", ".join(islice(keys, 20))[:200]
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 class Fields:
@@ -97,7 +107,7 @@ class Fields:
         """Refuse every key nobody asked for."""
         if self._left:
             raise ManifestError(
-                f"{self._where} has unknown keys {', '.join(sorted(self._left))[:200]}; "
+                f"{self._where} has unknown keys {_listed(sorted(self._left))}; "
                 f"a newer agent may be needed to read it"
             )
 

@@ -9,7 +9,7 @@ build, trial).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from agent.bundle.errors import ManifestError
@@ -116,6 +116,7 @@ def _check_golden(manifest: Manifest) -> None:
     refuse_repeats((case.name for case in manifest.golden), "golden")
     inputs = {spec.name: spec for spec in manifest.inputs}
     outputs = {spec.name: spec for spec in manifest.outputs}
+    sizes = {file.name: file.size for file in manifest.files}
     for case in manifest.golden:
         place = f"golden case {case.name!r}"
         refuse_repeats((name for name, _ in case.inputs), f"{place} inputs")
@@ -126,28 +127,29 @@ def _check_golden(manifest: Manifest) -> None:
                 f"it gives {_listed(name for name, _ in case.inputs)}"
             )
         for name, tensor in case.inputs:
-            _check_golden_tensor(manifest, f"{place}, input {name!r}", tensor, inputs[name])
+            _check_golden_tensor(sizes, f"{place}, input {name!r}", tensor, inputs[name])
         for output in case.outputs:
             if output.name not in outputs:
                 raise ManifestError(
                     f"{place} expects {output.name!r}, which is no output ({_listed(outputs)})"
                 )
             _check_golden_tensor(
-                manifest, f"{place}, output {output.name!r}", output.tensor, outputs[output.name]
+                sizes, f"{place}, output {output.name!r}", output.tensor, outputs[output.name]
             )
 
 
 def _check_golden_tensor(
-    manifest: Manifest, place: str, tensor: GoldenTensor, spec: TensorSpec
+    sizes: Mapping[str, int], place: str, tensor: GoldenTensor, spec: TensorSpec
 ) -> None:
-    if tensor.file not in {file.name for file in manifest.files}:
+    """``sizes``: of the bundle's files."""
+    if tensor.file not in sizes:
         raise ManifestError(f"{place} is in {tensor.file!r}, which is not a file of the bundle")
     if tensor.dtype != spec.dtype or not _fits(tensor.shape, spec.shape):
         raise ManifestError(
             f"{place} is {tensor.dtype}{list(tensor.shape)}, "
             f"the contract says {spec.dtype}{list(spec.shape)}"
         )
-    size, item_bytes = manifest.file(tensor.file).size, ITEM_BYTES[tensor.dtype]
+    size, item_bytes = sizes[tensor.file], ITEM_BYTES[tensor.dtype]
     if item_bytes and math.prod(tensor.shape) * item_bytes != size:
         raise ManifestError(
             f"{place} needs {math.prod(tensor.shape) * item_bytes} bytes for "

@@ -211,7 +211,7 @@ class Manifest:
                 return file
         raise ManifestError(
             f"bundle {self.path} has no file {name!r}; "
-            f"it has {', '.join(file.name for file in self.files)}"
+            f"it has {', '.join(file.name for file in self.files)[:300]}"
         )
 
     def pieces(self) -> tuple[Piece, ...]:

@@ -76,7 +76,7 @@ def check_observe(manifest: Manifest) -> None:
     for key, name in (("output", observe.output), ("confidence", observe.confidence)):
         if name and name not in specs:
             raise ManifestError(
-                f"observe.{key} = {name!r} is no output (there are: {', '.join(sorted(specs))})"
+                f"observe.{key} = {name!r} is no output (there are: {', '.join(sorted(specs))[:300]})"
             )
     if not observe.output and not observe.confidence:
         raise ManifestError("observe names neither an output nor a confidence; leave it out")

@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from protos.identity import DeviceName
 
 __all__ = [
+    "NOT_A_CERTIFICATE",
     "DeviceCertificate",
     "new_key",
     "parse_certificate",
@@ -32,6 +33,15 @@ __all__ = [
 ]
 
 MAX_CHAIN_BYTES: Final = 64 * 1024
+NOT_A_CERTIFICATE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library says, on reading or on being asked, of a certificate that is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,14 @@ def parse_certificate(pem: bytes) -> DeviceCertificate:
     """
     if len(pem) > MAX_CHAIN_BYTES:
         raise ValueError(f"it has {len(pem)} bytes, at most {MAX_CHAIN_BYTES} are read")
+    try:
+        return _parsed(pem)
+    except NOT_A_CERTIFICATE as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _parsed(pem: bytes) -> DeviceCertificate:
+    """Raises ValueError, and whatever else the library says of what is no certificate."""
     first = x509.load_pem_x509_certificate(pem)
     try:
         names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -48,6 +48,8 @@ def child_environment() -> dict[str, str]:
     # glibc raises this bound by itself after the first large block is freed. Weights of the next model then come
     # from the heap, which loads at twice the peak of the first time and gives back nothing until it is trimmed.
     env["MALLOC_MMAP_THRESHOLD_"] = str(LARGE_BLOCK_BYTES)
+    # With it the bound for trimming stays low too: each request of some hundred kB would grow and shrink the heap.
+    env["MALLOC_TRIM_THRESHOLD_"] = str(2 * LARGE_BLOCK_BYTES)
     root = str(Path(__file__).resolve().parents[2])
     if root not in site.getsitepackages():
         env["PYTHONPATH"] = root

@@ -18,9 +18,13 @@ import numpy.typing as npt
 
 from agent.runtime.errors import InputContractError
 
-__all__ = ["NUMPY_OF", "Array", "dtype_of", "dtype_of_onnx", "from_raw", "text_array", "to_raw"]
+__all__ = ["MAX_DIMENSIONS", "NUMPY_OF", "Array", "check_rank", "dtype_of", "dtype_of_onnx", "from_raw", "text_array",
+           "to_raw"]  # fmt: skip
 
 Array = npt.NDArray[Any]
+
+MAX_DIMENSIONS: Final = 32
+"""What every numpy that is supported can hold; a bundle's tensors have 16 at most."""
 
 NUMPY_OF: Final[Mapping[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
@@ -61,6 +65,18 @@ def dtype_of_onnx(onnx_type: str) -> str | None:
     return _ONNX.get(onnx_type[len("tensor(") : -1])
 
 
+def check_rank(shape: Sequence[int], name: str) -> None:
+    """Refuse a shape before anything is done with it that takes longer the more dimensions it has.
+
+    Raises:
+        InputContractError: it has more than ``MAX_DIMENSIONS``.
+    """
+    if len(shape) > MAX_DIMENSIONS:
+        raise InputContractError(
+            f"tensor {name!r} has more than {MAX_DIMENSIONS} dimensions: {len(shape)}"
+        )
+
+
 def text_array(values: Sequence[bytes], shape: Sequence[int], name: str) -> Array:
     """BYTES elements as an object array of ``str``.
 
@@ -85,8 +101,9 @@ def from_raw(raw: bytes, dtype: str, shape: Sequence[int], name: str) -> Array:
     numpy_dtype = NUMPY_OF.get(dtype)
     if numpy_dtype is None:
         raise InputContractError(
-            f"tensor {name!r}: data type {dtype!r} is unknown; known are {', '.join(NUMPY_OF)}"
+            f"tensor {name!r}: data type {dtype[:40]!r} is unknown; known are {', '.join(NUMPY_OF)}"
         )
+    check_rank(shape, name)
     if any(dim < 0 for dim in shape):
         raise InputContractError(f"tensor {name!r}: shape {list(shape)} has a negative dimension")
     count = math.prod(shape)

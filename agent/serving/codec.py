@@ -18,7 +18,7 @@ from agent.serving.protocol import (
     Parameter,
     refuse_tensor_parameters,
 )
-from agent.serving.values import check_count, numbers
+from agent.serving.values import check_count, check_name, numbers
 from protos import inference_pb2 as oip
 
 __all__ = ["TYPED_CONTENTS", "MessageRequest", "decode_inputs", "encode_answer", "parameters_of"]
@@ -61,7 +61,7 @@ def decode_inputs(request: oip.ModelInferRequest) -> dict[str, Array]:
         )
     arrays: dict[str, Array] = {}
     for i, tensor in enumerate(tensors):
-        name = tensor.name
+        name = check_name(tensor.name, "input")
         if name in arrays:
             raise InputContractError(f"input {name!r} came twice")
         if raw:
@@ -80,7 +80,7 @@ def _from_contents(tensor: oip.ModelInferRequest.InferInputTensor) -> Array:
     field = TYPED_CONTENTS.get(dtype)
     if field is None:
         raise InputContractError(
-            f"tensor {name!r}: data type {dtype!r} has no typed contents; send it raw"
+            f"tensor {name!r}: data type {dtype[:40]!r} has no typed contents; send it raw"
         )
     values = getattr(tensor.contents, field)
     check_count(len(values), shape, name, field)

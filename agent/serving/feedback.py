@@ -49,6 +49,8 @@ __all__ = [
 
 FEEDBACK_SERVICE: Final = "muster.oip.FeedbackService"
 MAX_BODY_BYTES: Final = 64 * 1024
+MAX_KNOWN: Final = 64
+"""Versions in their roles whose judged output is looked up."""
 MAX_ID_CHARS: Final = 256
 MAX_TEXT_CHARS: Final = 256
 
@@ -140,11 +142,14 @@ class FeedbackLog:
             return
         rows = dict(enumerate(predictions[: self._limits.max_rows]))
         key = (version.model, request_id)
+        answered = _Answered(version, self._clock(), rows)
         with self._lock:
-            self._answers.pop(key, None)
-            self._answers[key] = _Answered(version, self._clock(), rows)
-            while len(self._answers) > self._limits.max_requests:
-                self._answers.popitem(last=False)
+            answers = self._answers
+            if key in answers:
+                del answers[key]
+            answers[key] = answered
+            if len(answers) > self._limits.max_requests:
+                answers.popitem(last=False)
 
     def answered_by(self, model: str, request_id: str) -> Version | None:
         """Which version of the model answered the request; None when that is not remembered (any more)."""
@@ -230,7 +235,15 @@ def predictions_in(spec: TensorSpec, array: Array) -> list[Prediction]:
 
     ``array`` has the batch as its first axis. Empty where a row holds several numbers and no labels name them.
     """
-    if array.size == 0:
+    size = array.size
+    if size == 0:
+        return []
+    if array.ndim and array.shape[0] == 1 and spec.dtype != "BYTES":
+        # Nearly every request has one row: without making arrays of it.
+        if size == 1:
+            return [_named(spec.labels, array.item())]
+        if size == len(spec.labels):
+            return [spec.labels[int(array.argmax())]]
         return []
     rows = array.reshape(array.shape[0] if array.ndim else 1, -1)
     labels = spec.labels
@@ -240,11 +253,14 @@ def predictions_in(spec: TensorSpec, array: Array) -> list[Prediction]:
         return [labels[index] for index in np.argmax(rows, axis=1).tolist()]
     if rows.shape[1] != 1:
         return []
-    numbers = rows[:, 0].tolist()
+    return [_named(labels, number) for number in rows[:, 0].tolist()]
+
+
+def _named(labels: Sequence[str], number: float) -> Prediction:
+    """The label of an index; without labels the number itself, outside of them what stands there."""
     if not labels:
-        return [float(number) for number in numbers]
-    known = range(len(labels))
-    return [labels[int(it)] if it in known else str(it)[:MAX_TEXT_CHARS] for it in numbers]
+        return float(number)
+    return labels[int(number)] if number in range(len(labels)) else str(number)[:MAX_TEXT_CHARS]
 
 
 def _text(value: object) -> str:
@@ -258,6 +274,7 @@ class FeedbackDesk:
     def __init__(self, registry: Registry, log: FeedbackLog | None = None) -> None:
         self._registry = registry
         self._log = log or FeedbackLog()
+        self._known: dict[tuple[str, str], tuple[Version, TensorSpec | None]] = {}
 
     @property
     def log(self) -> FeedbackLog:
@@ -267,12 +284,23 @@ class FeedbackDesk:
         self, servable: Servable, role: str, question: str, outputs: Mapping[str, Array]
     ) -> None:
         """The request with the id ``question`` was answered by this version in this role."""
-        manifest = servable.manifest
-        version = Version(manifest.model, manifest.version, servable.sha256, role)
-        spec = judged_output(manifest)
+        version, spec = self._judged(servable, role)
         judged = spec is not None and spec.name in outputs
         predictions = predictions_in(spec, outputs[spec.name]) if spec and judged else []
         self._log.remember(version, question, predictions)
+
+    def _judged(self, servable: Servable, role: str) -> tuple[Version, TensorSpec | None]:
+        """Looked up, because every answer with an id asks."""
+        key = (servable.sha256, role)
+        found = self._known.get(key)
+        if found is None:
+            manifest = servable.manifest
+            version = Version(manifest.model, manifest.version, servable.sha256, role)
+            found = version, judged_output(manifest)
+            while len(self._known) >= MAX_KNOWN:
+                self._known.pop(next(iter(self._known), key), None)
+            self._known[key] = found
+        return found
 
     def feedback(self, model: str, truth: Truth) -> Outcome:
         """Take the truth about a request of a model.

@@ -17,21 +17,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from agent.runtime.dtypes import NUMPY_OF, Array, dtype_of, from_raw, to_raw
+from agent.runtime.dtypes import MAX_DIMENSIONS, NUMPY_OF, Array, dtype_of, from_raw, to_raw
 from agent.runtime.errors import InputContractError
 from agent.serving.codec import TYPED_CONTENTS, encode_answer
 from agent.serving.protocol import MAX_INPUTS, Answer, Parameter
-from agent.serving.values import check_count
+from agent.serving.values import check_count, check_name
 
-__all__ = ["WireRequest", "length_prefixed", "read_wire"]
+__all__ = ["MAX_FIELDS", "WireRequest", "length_prefixed", "read_wire"]
 
 Buffer = bytes | bytearray
 
 MAX_REMEMBERED_BYTES: Final = 256
 """Descriptions up to this size are looked up; longer ones are read each time."""
+MAX_FIELDS: Final = 4096
+"""Of one message, not counting what is in them."""
 COPY_BELOW_BYTES: Final = 1 << 14
 """Smaller arrays are copied twice rather than looked at through a view."""
 _MAX_VARINT_BYTES: Final = 10
+_MAX_SHAPE_BYTES: Final = MAX_DIMENSIONS * _MAX_VARINT_BYTES
 _NO_PARAMETERS: Final[Mapping[str, Parameter]] = {}
 
 # Tags: the field's number times eight, and 2 for what has a length.
@@ -89,7 +92,7 @@ class WireRequest:
         view = memoryview(self.message)
         arrays: dict[str, Array] = {}
         for number, tensor in enumerate(inputs):
-            name = tensor.name
+            name = check_name(tensor.name, "input")
             if name in arrays:
                 raise InputContractError(f"input {name!r} came twice")
             if not raw:
@@ -144,7 +147,9 @@ def _read(message: Buffer) -> WireRequest:
     outputs: list[str] = []
     raw: list[tuple[int, int]] = []
     at, end = 0, len(message)
-    while at < end:
+    for _ in range(MAX_FIELDS):
+        if at >= end:
+            break
         tag, begin, stop = _field(message, at, end)
         if tag == _RAW:
             raw.append((begin, stop))
@@ -161,6 +166,8 @@ def _read(message: Buffer) -> WireRequest:
         else:
             raise _UnusualError
         at = stop
+    if at < end:
+        raise _UnusualError
     return WireRequest(message, model, version, request_id, inputs, outputs, raw, _NO_PARAMETERS)
 
 
@@ -217,7 +224,7 @@ def _read_input(message: Buffer, at: int, end: int) -> _Input:
             name = _text(message, begin, stop)
         elif tag == _DATATYPE:
             dtype = _text(message, begin, stop)
-        elif tag == _SHAPE and not shape:
+        elif tag == _SHAPE and not shape and stop - begin <= _MAX_SHAPE_BYTES:
             shape = _sizes(message, begin, stop)
         elif tag == _CONTENTS and contents is None:
             contents = begin, stop
@@ -270,7 +277,7 @@ def _from_contents(tensor: _Input, view: memoryview) -> Array:
         field = TYPED_CONTENTS.get(dtype)
         if field is None:
             raise InputContractError(
-                f"tensor {name!r}: data type {dtype!r} has no typed contents; send it raw"
+                f"tensor {name!r}: data type {dtype[:40]!r} has no typed contents; send it raw"
             )
         check_count(0, shape, name, field)
         return from_raw(b"", dtype, shape, name)

@@ -21,7 +21,7 @@ from agent.runtime.dtypes import Array
 from agent.serving.codec import MessageRequest
 from agent.serving.errors import MalformedMessageError
 from agent.serving.feedback import FEEDBACK_SERVICE
-from agent.serving.infer_wire import length_prefixed, read_wire
+from agent.serving.infer_wire import MAX_FIELDS, length_prefixed, read_wire
 from agent.serving.protocol import (
     PLATFORM,
     Answer,
@@ -30,6 +30,7 @@ from agent.serving.protocol import (
     Question,
     fault_of,
 )
+from agent.wire_fields import has_more_fields
 from protos import feedback_pb2
 from protos import inference_pb2 as oip
 
@@ -231,6 +232,10 @@ def _plain(name: str, answer: Callable[[Any], Message], request: type[Message]) 
 
 
 def _parsed(kind: type[Message], message: Buffer) -> Any:
+    if has_more_fields(message, MAX_FIELDS):
+        raise MalformedMessageError(
+            f"the {kind.DESCRIPTOR.name} has more than the {MAX_FIELDS} fields that are taken"
+        )
     try:
         return kind.FromString(bytes(message))
     except DecodeError as error:

@@ -14,10 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.runtime.dtypes import NUMPY_OF, Array
+from agent.runtime.dtypes import NUMPY_OF, Array, check_rank
 from agent.runtime.errors import InputContractError
 
-__all__ = ["check_count", "numbers"]
+__all__ = ["MAX_NAME_CHARS", "check_count", "check_name", "numbers"]
+
+MAX_NAME_CHARS: Final = 256
+"""Of a tensor; a bundle's have 128 at most. Refusals repeat them, so they need an end."""
 
 _ALLOWED: Final[Mapping[str, frozenset[type]]] = {
     "b": frozenset({bool}),
@@ -27,12 +30,26 @@ _ALLOWED: Final[Mapping[str, frozenset[type]]] = {
 }
 
 
+def check_name(name: str, what: str) -> str:
+    """Return the name of an ``what``, unless it is longer than any is.
+
+    Raises:
+        InputContractError: it is.
+    """
+    if len(name) > MAX_NAME_CHARS:
+        raise InputContractError(
+            f"an {what} has a name of {len(name)} characters; at most {MAX_NAME_CHARS} are taken"
+        )
+    return name
+
+
 def check_count(count: int, shape: Sequence[int], name: str, where: str) -> None:
     """Refuse ``count`` values that do not make up ``shape``.
 
     Raises:
         InputContractError: they do not.
     """
+    check_rank(shape, name)
     if any(dim < 0 for dim in shape) or count != math.prod(shape):
         raise InputContractError(
             f"tensor {name!r}: shape {list(shape)} does not fit the {count} values in {where}"

@@ -17,6 +17,7 @@ class TrustLimits:
         pack_files: metadata files in a pack.
         root_bytes, timestamp_bytes, snapshot_bytes, targets_bytes: one metadata file of that role;
             ``targets`` holds for delegated roles too.
+        levels: how deep arrays and objects may lie in each other in a metadata file.
         root_rotations: new roots that are followed in one refresh.
         delegations: delegated roles that are visited for one path.
     """
@@ -28,5 +29,6 @@ class TrustLimits:
     timestamp_bytes: int = 4 * _KIB
     snapshot_bytes: int = 64 * _KIB
     targets_bytes: int = 512 * _KIB
+    levels: int = 32
     root_rotations: int = 64
     delegations: int = 8

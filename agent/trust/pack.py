@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from agent.trust.errors import PackMalformedError, PackTooLargeError
 from agent.trust.limits import TrustLimits
+from agent.wire_fields import has_more_fields
 from protos import metadata_pb2
 
 __all__ = ["METADATA_NAME", "encode_pack", "open_pack"]
@@ -46,18 +47,18 @@ def open_pack(payload: bytes, limits: TrustLimits) -> dict[str, bytes]:
             f"the metadata pack is {len(payload)} bytes, more than the {limits.pack_bytes} "
             "allowed; it is ignored"
         )
+    unpacked = _gunzip(payload, limits.pack_unpacked_bytes)
+    if has_more_fields(unpacked, limits.pack_files):
+        raise PackTooLargeError(
+            f"the metadata pack holds more than the {limits.pack_files} files allowed; it is ignored"
+        )
     message = metadata_pb2.MetadataPack()
     try:
-        message.ParseFromString(_gunzip(payload, limits.pack_unpacked_bytes))
+        message.ParseFromString(unpacked)
     except DecodeError as error:
         raise PackMalformedError(
             "the metadata pack is not a MetadataPack message; it is ignored"
         ) from error
-    if len(message.files) > limits.pack_files:
-        raise PackTooLargeError(
-            f"the metadata pack holds {len(message.files)} files, more than the "
-            f"{limits.pack_files} allowed"
-        )
     files: dict[str, bytes] = {}
     for file in message.files:
         if not METADATA_NAME.fullmatch(file.name) or file.name in files:

@@ -31,6 +31,7 @@ from tuf.api.metadata import Metadata, Root, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from agent.errors import DeviceError
+from agent.nesting import is_deeper
 from agent.trust.emergency import EMERGENCY_PROBE, EMERGENCY_ROLE
 from agent.trust.errors import ExpiredError
 from agent.trust.limits import TrustLimits
@@ -143,7 +144,7 @@ class TrustRefresher:
     ) -> TrustState:
         with scratch_folder() as folder:
             fill(folder, state.files)
-            fetcher, updater = _Fetcher(source, offered), None
+            fetcher, updater = _Fetcher(source, offered, self._limits.levels), None
             try:
                 updater = self._client(folder, fetcher, state, now_s)
                 for path in (*self._release_probes(updater), *_PROBES):
@@ -209,9 +210,12 @@ class TrustRefresher:
 class _Fetcher(FetcherInterface):
     """The client's network: the pack for what it must hold, the source for the rest."""
 
-    def __init__(self, source: "MetadataSource", offered: Mapping[str, bytes] | None) -> None:
+    def __init__(
+        self, source: "MetadataSource", offered: Mapping[str, bytes] | None, levels: int
+    ) -> None:
         self._source = source
         self._offered = offered
+        self._levels = levels
         self.newest_emergency = b""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -225,6 +229,7 @@ class _Fetcher(FetcherInterface):
         Raises:
             DownloadHTTPError: there is no such file.
             DownloadLengthMismatchError: it is longer than ``max_length``.
+            ValueError: it is nested deeper than anything that a fleet signs.
             LinkError: the source cannot be reached.
         """
         name = url.removeprefix(_BASE)
@@ -235,6 +240,8 @@ class _Fetcher(FetcherInterface):
             raise tuf_errors.DownloadLengthMismatchError(
                 f"{name} is {len(content)} bytes, more than the {max_length} allowed"
             )
+        if is_deeper(content, self._levels):
+            raise ValueError(f"{name} is nested more than {self._levels} levels deep")
         if _role_of(name) == EMERGENCY_ROLE:
             self.newest_emergency = content
         return content

@@ -18,8 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.gate_study.report import BEGIN, END, cells, markdown, plot, terminal, to_json
+from benchmarks.gate_study.report import cells, markdown, plot, terminal, to_json
 from benchmarks.gate_study.worlds import WORLDS, one_rollout
+from benchmarks.results_file import RESULTS, put_section
 
 HERE: Final = Path(__file__).parents[1]
 SAY_EVERY_S: Final = 5.0
@@ -81,11 +82,7 @@ def publish(rows: Sequence[dict[str, Any]]) -> None:
     (HERE / "gate_study.svg").write_text(plot(found, rows), encoding="utf-8")
     figures = json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n"
     (HERE / "gate_study.json").write_text(figures, encoding="utf-8")
-    path = HERE / "results.md"
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    text = markdown(found, on, "gate_study.svg").rstrip()
-    path.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    put_section(RESULTS, "gate study", markdown(found, on, "gate_study.svg"))
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from simulator.virtual.svg import COLOURS, Bar, bars, curves, sheet
 
 __all__ = ["Cell", "Goal", "cells", "goals", "markdown", "plot", "terminal", "to_json"]
 
-BEGIN, END = "<!-- gate study: begin -->", "<!-- gate study: end -->"
 Row = Mapping[str, Any]
 
 

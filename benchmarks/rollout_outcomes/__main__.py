@@ -14,13 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
+from benchmarks.results_file import RESULTS, put_section
 from benchmarks.rollout_outcomes.cases import CASES
-from benchmarks.rollout_outcomes.report import markdown, publish, terminal
+from benchmarks.rollout_outcomes.report import markdown, terminal
 from benchmarks.rollout_outcomes.run import Setting, run_cases
-
-RESULTS: Final = Path(__file__).parents[1] / "results.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     sys.stdout.write(shown + "\n")
     if given.publish:
-        publish(RESULTS, markdown(outcomes, setting))
+        put_section(RESULTS, "rollout outcomes", markdown(outcomes, setting))
     return 0 if all(one.is_right for one in outcomes) else 1
 
 

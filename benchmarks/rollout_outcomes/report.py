@@ -1,16 +1,13 @@
-"""Outcomes as a table, for a terminal and for results.md. Pure but for ``publish``."""
+"""Outcomes as a table, for a terminal and for results.md. Pure."""
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from benchmarks.rollout_outcomes.run import Outcome, Setting
 
-__all__ = ["BEGIN", "END", "markdown", "publish", "terminal"]
+__all__ = ["markdown", "terminal"]
 
-BEGIN: Final = "<!-- rollout outcomes: begin -->"
-END: Final = "<!-- rollout outcomes: end -->"
 _CLAUSE_ENDS: Final = re.compile(r"; (?![^()]*\))")  # not inside brackets
 
 
@@ -59,10 +56,3 @@ def markdown(outcomes: Sequence[Outcome], setting: Setting) -> str:
             *(f"- {one.case.fault}: *{_CLAUSE_ENDS.split(one.reason)[0]}*" for one in outcomes),
         ]
     )
-
-
-def publish(path: Path, text: str) -> None:
-    """Put the section into results.md, in place of the one before."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    path.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

@@ -16,6 +16,7 @@ import grpc.aio
 from fleet.api.device_service import DeviceLimits, DeviceService
 from fleet.api.enrol_service import EnrolService
 from fleet.api.gate import CertificateGate, LoopbackGate
+from fleet.api.readable import ReadableRequests
 from fleet.api.services import Services
 from fleet.config import Listen
 from fleet.errors import ConfigError
@@ -98,7 +99,9 @@ class DeviceServer:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
-        return grpc.aio.server(options=options, maximum_concurrent_rpcs=requests)
+        return grpc.aio.server(
+            interceptors=[ReadableRequests()], options=options, maximum_concurrent_rpcs=requests
+        )
 
     async def _open(self, server: Any, listen: Listen, credentials: Any, what: str) -> Listen:
         _require_free(listen, what)  # gRPC would log what fails in its own words, and not say why

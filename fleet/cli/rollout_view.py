@@ -182,7 +182,7 @@ def _print_unfit(unfit: list[dict[str, Any]]) -> None:
 
 def print_audit(audit: dict[str, Any]) -> None:
     """Whether what was decided comes out the same when it is decided again."""
-    checked = [*audit["starts"], *audit["looks"], *audit["decisions"]]
+    checked = [audit["trail"], *audit["starts"], *audit["looks"], *audit["decisions"]]
     missing = sum(one["how"] == "missing" for one in checked)
     said = (
         f"made again from their evidence: {len(audit['starts'])} beginnings of stages, {len(audit['looks'])} looks and "

@@ -29,6 +29,16 @@ BACKDATED_S: Final = 3600.0
 """How far clocks of brokers may be behind ours."""
 
 
+_NOT_A_REQUEST: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    InvalidSignature,
+    x509.InvalidVersion,
+)
+"""What the library says of what is no signing request."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceKey:
     """A device's public key. ``der``: its SubjectPublicKeyInfo; ``sha256`` of that, hex."""
@@ -48,13 +58,14 @@ def requested_key(csr: bytes) -> DeviceKey:
         raise RequestError(f"the signing request has {len(csr)} bytes, at most {MAX_CSR_BYTES}")
     try:
         request = x509.load_der_x509_csr(csr)
+        # The kind of key first: checking a signature by whatever key a stranger thinks of can take long.
+        key = _checked(request.public_key(), "the key of the signing request")
         is_signed = request.is_signature_valid
-        key = request.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except _NOT_A_REQUEST as error:
         raise RequestError(f"the signing request is not PKCS #10 in DER: {error}") from error
     if not is_signed:
         raise RequestError("the signing request is not signed by the key it asks for")
-    return _checked(key, "the key of the signing request")
+    return key
 
 
 def identity_key(der: bytes) -> DeviceKey:

@@ -1,7 +1,9 @@
 """Asking external checks, beside the controller's ticks.
 
 Rules kept here: a check that is slow delays neither the controller nor another check; each is asked
-once at a time, with a whole time limit; whatever goes wrong is an answer too: HOLD, with its reason.
+once at a time, with a whole time limit; whatever goes wrong is an answer too: HOLD, with its reason;
+nothing is asked openly beyond this machine that the operator did not allow, whoever stored the rollout and
+wherever a name leads.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ import httpx
 
 from fleet.connect.settings import is_local
 from fleet.errors import FleetError
+from fleet.rollout.check_addresses import is_open, is_this_machine
 from fleet.rollout.check_answers import keep_answer, read_answers
 from fleet.rollout.checks import due_checks, parameters, verdict_of
 from fleet.rollout.gate import Verdict
@@ -29,6 +32,11 @@ __all__ = ["CheckLimits", "CheckRunner"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_ERROR_CHARS: Final = 200
+_OPEN: Final = (
+    "it is not asked: its address is plain http beyond this machine, where anybody on the way could answer. Start the "
+    "rollout again with https://, or with plain_http = true in the check"
+)
+_LED_AWAY: Final = "its address led beyond this machine in plain http, so its answer does not count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,8 @@ class CheckRunner:
             self._under_way.discard((rollout.id, check.url))
 
     async def _answer(self, rollout: Rollout, check: Check) -> tuple[Verdict, str]:
+        if is_open(check):  # of a rollout from before such were refused
+            return Verdict.HOLD, _OPEN
         try:
             async with asyncio.timeout(check.timeout_s):
                 return await self._get(rollout, check)
@@ -128,9 +138,19 @@ class CheckRunner:
             ) as client,
             client.stream("GET", url) as response,
         ):
+            if not _is_private(check, response):
+                return Verdict.HOLD, _LED_AWAY
             async for part in response.aiter_bytes():
                 body += part
                 if len(body) > self._limits.answer_bytes:
                     most = self._limits.answer_bytes
                     return Verdict.HOLD, f"its answer has more than {most} bytes"
         return verdict_of(response.status_code, body)
+
+
+def _is_private(check: Check, response: httpx.Response) -> bool:
+    """Whether nobody on the way could have answered: over TLS, or on this machine, or so the operator says."""
+    if check.plain_http or response.url.scheme == "https":
+        return True
+    stream = response.extensions.get("network_stream")
+    return stream is not None and is_this_machine(stream.get_extra_info("server_addr"))

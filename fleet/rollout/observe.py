@@ -76,7 +76,7 @@ def read_snapshot(
     ring_id = None if ring is None else ring.id
     return Snapshot(
         rollout=rollout,
-        cohort=_cohort(connection, rollout, cohort, ring_id),
+        cohort=_cohort(connection, rollout, cohort, ring_id, now_s),
         control=ControlArm(
             len(control_seen_s),
             *_heard(rollout, control_seen_s, now_s, listening_since_s),
@@ -93,7 +93,11 @@ def read_snapshot(
 
 
 def _cohort(
-    connection: Connection, rollout: Rollout, cohort: Sequence[Member], ring_id: int | None
+    connection: Connection,
+    rollout: Rollout,
+    cohort: Sequence[Member],
+    ring_id: int | None,
+    now_s: float,
 ) -> tuple[DeviceView, ...]:
     steps = {
         row.device_id: row
@@ -111,10 +115,13 @@ def _cohort(
     )
     ours = _served(connection, ring_id)
     views = (_view(device, steps, serving, ours) for device in cohort)
-    tries = _tries(connection, rollout)
-    if not tries:
+    tries, begun_s = _tries(connection, rollout), _begun_s(connection, rollout, now_s)
+    if not tries and not begun_s:
         return tuple(views)
-    return tuple(replace(view, tries=tries.get(view.device_id, 0)) for view in views)
+    return tuple(
+        replace(view, tries=tries.get(view.device_id, 0), begun_s=begun_s.get(view.device_id, 0.0))
+        for view in views
+    )
 
 
 def _tries(connection: Connection, rollout: Rollout) -> dict[str, int]:
@@ -128,6 +135,28 @@ def _tries(connection: Connection, rollout: Rollout) -> dict[str, int]:
         .group_by(step.device_id)
     )
     return {row[0]: int(row[1]) for row in connection.execute(query)}
+
+
+def _begun_s(connection: Connection, rollout: Rollout, now_s: float) -> dict[str, float]:
+    """When each device that is not done was first heard to have begun in this stage.
+
+    Nobody is asked before those that began with the stage are due: until then nobody can be late.
+    """
+    if now_s <= rollout.deadline_s:
+        return {}
+    step, newest = deployment_events.c, deployments.c
+    same = (newest.device_id == step.device_id) & (newest.rollout_id == step.rollout_id)
+    query = (
+        select(step.device_id, func.min(step.received_s))
+        .join(deployments, same)
+        .where(
+            step.rollout_id == rollout.id,
+            step.received_s >= rollout.stage_started_s,
+            newest.outcome != "committed",
+        )
+        .group_by(step.device_id)
+    )
+    return {row[0]: float(row[1]) for row in connection.execute(query)}
 
 
 def _view(

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
+from fleet.errors import FleetError
 from fleet.rollout import audit
 from fleet.rollout.frozen import Evidence, next_look_s
 from fleet.rollout.looks import keep_look, result_from_json
@@ -100,6 +101,18 @@ def snapshot_from_bytes(data: bytes) -> tuple[Snapshot, tuple[int, int] | None]:
         raise ValueError(f"the stored snapshot is damaged: {error}") from error
     if found != FORMAT:
         raise ValueError(f"the stored snapshot has format {found}; this version reads {FORMAT}")
+    try:
+        return _snapshot(value)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        FleetError,
+    ) as error:  # a spec that nobody could ask for
+        raise ValueError(f"the stored snapshot is damaged: {error}") from error
+
+
+def _snapshot(value: Mapping[str, Any]) -> tuple[Snapshot, tuple[int, int] | None]:
     control = value["control"]
     served = [Served(**row) for row in _rows(value["served"])]
     cohort = tuple(

@@ -52,14 +52,18 @@ class Rollout:
 
     @property
     def deadline_s(self) -> float:
-        """When a device that has begun in this stage should be done.
+        """When a device that began with this stage, or in its ramp, should be done."""
+        return self.deadline_of(0.0)
+
+    def deadline_of(self, begun_s: float) -> float:
+        """When a device that began at ``begun_s`` should be done: each has its own time.
 
         Where devices act in maintenance windows only, one that the window closed on has a week more:
         the time until every window has come once.
         """
         waits_s = WEEK_S if self.spec.open_hours else 0.0
-        begun_s = self.stage_started_s + self.current_stage.ramp_s
-        return begun_s + self.spec.install_deadline_s + waits_s
+        from_s = max(self.stage_started_s + self.current_stage.ramp_s, begun_s)
+        return from_s + self.spec.install_deadline_s + waits_s
 
     @property
     def stopped(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from fleet.rollout.gate.opening import Pool
 from fleet.rollout.gate.ring import Counts, Ring
 from fleet.rollout.history import History
 from fleet.rollout.record import Rollout
-from fleet.rollout.rings import LEAST_SHARE, freeze
+from fleet.rollout.rings import freeze, share_left
 from fleet.rollout.states import State
 from fleet.rollout.stored_rings import cohort_bp
 from fleet.store.tables import histories
@@ -47,17 +47,23 @@ def check_ring(connection: Connection, rollout: Rollout, row: Row[Any]) -> list[
     then = replace(
         rollout, state=State.RUNNING, stage=row.stage, stage_started_s=row.started_s
     )  # whatever became of it since
+    share = share_left(connection, then, row.attempt)
     parts = hashes(frozen.ring, Counts())
     differences = [
         f"hashes.{name}: recorded {row.hashes.get(name)}, computed {parts[name]}"
         for name in ("pool", "cohort", "baseline")
         if row.hashes.get(name) != parts[name]
     ]
-    return differences + differences_of(then, frozen, History.from_bytes(body), row.attempt)
+    return differences + differences_of(then, frozen, History.from_bytes(body), share)
 
 
-def differences_of(then: Rollout, frozen: FrozenRing, history: History, attempt: int) -> list[str]:
-    """What a ring has that does not follow from its rollout, as it was ``then``, and its history. Pure."""
+def differences_of(
+    then: Rollout, frozen: FrozenRing, history: History, share: float = 1.0
+) -> list[str]:
+    """What a ring has that does not follow from its rollout, as it was ``then``, and its history. Pure.
+
+    ``share`` is what of alpha this run of the stage may spend.
+    """
     ring = frozen.ring
     slot, share_bp = slots_of(then.manifest_sha256), cohort_bp(then)
     pool = Pool(
@@ -69,10 +75,9 @@ def differences_of(then: Rollout, frozen: FrozenRing, history: History, attempt:
     # Control was sub-sampled when it was frozen, and how many there were is known from then alone.
     again = replace(again, ring=replace(again.ring, drawn_from=ring.drawn_from))
     differences = [*_differing(ring, again.ring), *_differing(frozen, again)]
-    alpha = then.spec.guards.alpha
-    least = alpha if attempt == 0 else alpha * LEAST_SHARE
-    if not least - _CLOSE <= ring.alpha <= alpha + _CLOSE:
-        differences.append(f"alpha: recorded {ring.alpha:g}, the rollout has {alpha:g} to spend")
+    alpha = then.spec.guards.alpha * share
+    if abs(ring.alpha - alpha) > _CLOSE:
+        differences.append(f"alpha: recorded {ring.alpha:g}, the stage has {alpha:g} to spend")
     if ring.drawn_from < ring.size:
         differences.append(f"drawn_from: recorded {ring.drawn_from}, and {ring.size} are in it")
     return differences

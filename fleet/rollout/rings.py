@@ -29,12 +29,12 @@ from fleet.store.tables import bundles, device_models, looks, rings, windows
 from fleet.store.upsert import insert
 
 __all__ = [
-    "LEAST_SHARE",
     "SEEN_S",
     "PreparedRing",
     "begin_ring",
     "freeze",
     "prepare_ring",
+    "share_left",
     "store_ring",
 ]
 
@@ -81,7 +81,7 @@ def prepare_ring(
     ids = [device.device_id for device in matching]
     history = history_of(connection, rollout, ids, now_s)
     attempt = _attempts(connection, rollout)
-    alpha = rollout.spec.guards.alpha * _share_left(connection, rollout, attempt)
+    alpha = rollout.spec.guards.alpha * share_left(connection, rollout, attempt)
     pool = _pool(connection, rollout, matching, now_s)
     frozen = freeze(rollout, pool, history, alpha, failure_budgets(connection, rollout))
     body = frozen.to_bytes()
@@ -159,21 +159,32 @@ def _attempts(connection: Connection, rollout: Rollout) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _share_left(connection: Connection, rollout: Rollout, attempt: int) -> float:
+def share_left(connection: Connection, rollout: Rollout, attempt: int) -> float:
     """What a stage that was resumed may spend: what was left when it was paused, at least half.
 
     So every resumption, which a person asks for, adds at most half a ring to the chance of a false
-    alarm.
+    alarm. ``attempt`` counts the runs of the stage before this one.
+
+    Raises:
+        ValueError: the run before it is no longer stored.
     """
     if attempt == 0:
         return 1.0
     query = (
         select(rings.c.id)
-        .where(rings.c.rollout_id == rollout.id, rings.c.stage == rollout.stage)
+        .where(
+            rings.c.rollout_id == rollout.id,
+            rings.c.stage == rollout.stage,
+            rings.c.attempt == attempt - 1,
+        )
         .order_by(rings.c.attempt.desc())
         .limit(1)
     )
-    last = connection.execute(query).scalar_one()
+    last = connection.scalar(query)
+    if last is None:
+        raise ValueError(
+            f"run {attempt} of the stage is gone, and run {attempt + 1} follows from it"
+        )
     evidence = connection.execute(
         select(looks.c.k, looks.c.evidence)
         .where(looks.c.ring_id == last)

@@ -52,7 +52,8 @@ class DeviceView:
 
     ``serves`` is true when the device last said that the new bundle is its active one. ``stratum`` is
     its class with its execution provider; "" where that is not known. ``tries`` counts how often it
-    has refused or reverted the bundle in this rollout; 0 where that is not known.
+    has refused or reverted the bundle in this rollout; 0 where that is not known. ``begun_s``: when it
+    was first heard to have begun in this stage; 0 where that makes no difference yet.
     """
 
     device_id: str
@@ -66,6 +67,7 @@ class DeviceView:
     served: Served = field(default_factory=Served)
     stratum: str = ""
     tries: int = 0
+    begun_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ class Snapshot:
             return Standing.OFFLINE
         if device.phase in ("", "idle") or device.outcome:  # cancelled: it may begin again
             return Standing.WAITING
-        is_late = self.now_s > self.rollout.deadline_s
+        is_late = self.now_s > self.rollout.deadline_of(device.begun_s)
         return Standing.STUCK if is_late else Standing.UNDER_WAY
 
     def tally(self) -> Tally:
@@ -215,7 +217,7 @@ class Snapshot:
         if not 0 < device.tries <= self.rollout.spec.retries:
             return False
         heard = self.now_s - device.last_heard_s <= self.rollout.spec.guards.silence_s
-        return heard and self.now_s <= self.rollout.deadline_s
+        return heard and self.now_s <= self.rollout.deadline_of(device.begun_s)
 
     def _is_placed(self, device: DeviceView) -> bool:
         """Whether it holds the bundle beside the one that answers, where the stage asks for no more."""

@@ -228,7 +228,7 @@ class RolloutSpec:
             ``hardware`` and ``id`` are labels too.
         guards: what each stage is held to.
         strategy: how the bundle gets to the devices.
-        install_deadline_s: a device that has begun and is not done after this time has failed.
+        install_deadline_s: a device that is not done so long after it began has failed.
         exclude: labels of devices to leave out; one of them is enough.
         open_hours: maintenance windows in each device's local time, ``mon-fri 01:00-05:00``.
         hold_back: devices that stay without the bundle, to compare with, until the last stage has

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.fleet_size import measure
-from benchmarks.fleet_size_report import Cost, Run, markdown, plot, publish
+from benchmarks.fleet_size_report import Cost, Run, markdown, plot
 
 FIGURES = Cost(
     devices=100, canaries=10, compared=100, open_s=0.02, tick_s=0.005, first_look_s=0.05,
@@ -65,14 +65,3 @@ def test_the_plot_has_a_line_for_each_cost_and_is_no_higher_where_nothing_grew()
     assert float(lines[4][1].split(",")[1]) < float(
         lines[4][0].split(",")[1]
     )  # opening a ring grew
-
-
-def test_publishing_replaces_its_own_section_only(tmp_path):
-    page = tmp_path / "results.md"
-    page.write_text("# Results\n\nothers\n")
-    publish(page, "first")
-    publish(page, "second")
-    text = page.read_text()
-    assert text.startswith("# Results\n\nothers\n")
-    assert "second" in text
-    assert "first" not in text

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.rollout_outcomes.cases import CASES, OBJECTIVE_MS, ORDINARY
 from benchmarks.rollout_outcomes.cases import behaviours as tables
 from benchmarks.rollout_outcomes.model import LABELS, Faults, drawn_input, write_project
-from benchmarks.rollout_outcomes.report import BEGIN, END, markdown, publish, terminal
+from benchmarks.rollout_outcomes.report import markdown, terminal
 from benchmarks.rollout_outcomes.run import Outcome, Setting, ended, guards_of
 from simulator.scenario import behaviour_of, parse_scenario
 
@@ -123,15 +123,9 @@ def test_the_guards_that_gave_it_are_those_that_failed_or_blamed_a_stratum():
     assert guards_of({"evidence": {}}) == []
 
 
-def test_a_published_section_replaces_the_one_before(tmp_path):
-    path = tmp_path / "results.md"
-    path.write_text(f"# Results\n\n{BEGIN}\nold\n{END}\n\n## More\n")
+def test_the_section_says_what_ended_otherwise_than_it_must():
     wrong = replace(RIGHT, case=GOOD, ended="rolled back")
-    publish(path, markdown([RIGHT, wrong], Setting()))
-    text = path.read_text()
-    assert "old" not in text
-    assert text.startswith("# Results")
-    assert text.endswith("\n\n## More\n")
+    text = markdown([RIGHT, wrong], Setting())
     assert "| 2x errors (2 % to 4 %) | rolled back | comparison | 2.5 | 103 | equal |" in text
     assert "| none | rolled back (wrong) |" in text
     assert "*the canary devices have more failed requests (4 %; 2 % elsewhere)*" in text

@@ -1,14 +1,11 @@
 """What the serving benchmark says of its cells: the README's short form, goals and a section put in place."""
 
-from pathlib import Path
-
 from benchmarks.serving_report import (
     Cell,
     Results,
     ServerFacts,
     goals,
     markdown,
-    publish,
     readme,
 )
 
@@ -49,14 +46,3 @@ def test_a_goal_is_met_missed_or_not_measured() -> None:
     assert found["gRPC against MLServer's, tiny, 8 clients"].met
     assert found["gRPC against MLServer's, tiny, 1 client"].met is None
     assert "it did not start" in markdown(RESULTS)
-
-
-def test_publishing_replaces_the_section_and_nothing_else(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# Page\n\n<!-- serving: begin -->\nold\n<!-- serving: end -->\n\n## More\n", "utf-8"
-    )
-    publish(page, "new")
-    assert page.read_text("utf-8") == (
-        "# Page\n\n<!-- serving: begin -->\nnew\n<!-- serving: end -->\n\n## More\n"
-    )

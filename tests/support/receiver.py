@@ -1,5 +1,6 @@
 """Somebody else's server on loopback: it keeps what it gets, and answers what it is told to."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ class Receiver:
 
 
 @contextmanager
-def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+def receiving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Receiver]:
     """A receiver that listens, for the length of the block; with ``tls`` on https."""
     receiver = Receiver()
 
@@ -77,14 +78,18 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
         def log_message(self, *_arguments: object) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    server = Server((host, 0), Handler)
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     scheme = "http" if tls is None else "https"
-    receiver.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
+    named = f"[{host}]" if ":" in host else host
+    receiver.url = f"{scheme}://{named}:{server.server_address[1]}"
     try:
         yield receiver
     finally:

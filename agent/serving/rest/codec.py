@@ -17,15 +17,23 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
-from agent.runtime.dtypes import NUMPY_OF, Array, dtype_of, from_raw, text_array, to_raw
+from agent.runtime.dtypes import (
+    MAX_DIMENSIONS,
+    NUMPY_OF,
+    Array,
+    dtype_of,
+    from_raw,
+    text_array,
+    to_raw,
+)
 from agent.runtime.errors import InputContractError
 from agent.serving.protocol import MAX_INPUTS, Answer, Parameter, refuse_tensor_parameters
-from agent.serving.values import check_count, numbers
+from agent.serving.rest.json_text import dump, load, values_of
+from agent.serving.values import check_count, check_name, numbers
 
 __all__ = ["HEADER_LENGTH", "InferRequest", "Payload", "parse_request"]
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
-MAX_DIMENSIONS: Final = 64
 MAX_SIZE: Final = 2**63 - 1
 
 
@@ -100,7 +108,7 @@ class InferRequest:
                 described["parameters"] = {"binary_data_size": len(raw)}
                 tail.append(raw)
             else:
-                described["data"] = array.reshape(-1).tolist()
+                described["data"] = values_of(array)
             outputs.append(described)
         said: dict[str, Any] = {
             "model_name": answer.manifest.model,
@@ -109,7 +117,7 @@ class InferRequest:
         if self.id:
             said["id"] = self.id
         said["outputs"] = outputs
-        head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+        head = dump(said)
         if not tail:
             return Payload(head)
         return Payload(b"".join((head, *tail)), len(head))
@@ -128,7 +136,7 @@ def parse_request(body: bytes, header_length: int | None) -> InferRequest:
     view = memoryview(body)
     split = len(body) if header_length is None else header_length
     try:
-        said = json.loads(body if split == len(body) else bytes(view[:split]))
+        said = load(body if split == len(body) else bytes(view[:split]))
     except (ValueError, RecursionError) as error:
         raise InputContractError(f"the request is not JSON: {error}") from error
     if not isinstance(said, dict):
@@ -156,7 +164,7 @@ def _outputs(requested: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Map
     names: list[str] = []
     binary: dict[str, bool] = {}
     for output in requested:
-        name = _text(output, "name", "an output")
+        name = check_name(_text(output, "name", "an output"), "output")
         parameters = _parameters(output, f"output {name!r}")
         refuse_tensor_parameters("output", name, parameters)
         names.append(name)
@@ -168,7 +176,7 @@ def _outputs(requested: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], Map
 
 def _described(tensor: Mapping[str, Any]) -> tuple[str, str, tuple[int, ...]]:
     """Name, data type and shape of an input."""
-    name = _text(tensor, "name", "an input")
+    name = check_name(_text(tensor, "name", "an input"), "input")
     dtype = _text(tensor, "datatype", f"input {name!r}")
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(
@@ -206,7 +214,7 @@ def _from_binary(data: memoryview, name: str, dtype: str, shape: tuple[int, ...]
 def _from_json(tensor: Mapping[str, Any], name: str, dtype: str, shape: tuple[int, ...]) -> Array:
     if dtype not in NUMPY_OF:
         raise InputContractError(
-            f"tensor {name!r}: data type {dtype!r} is unknown; known are {', '.join(NUMPY_OF)}"
+            f"tensor {name!r}: data type {dtype[:40]!r} is unknown; known are {', '.join(NUMPY_OF)}"
         )
     data = tensor.get("data")
     if not isinstance(data, list):
@@ -261,7 +269,7 @@ def _parameters(said: Mapping[str, Any], where: str) -> Mapping[str, Parameter]:
     for name, value in found.items():
         if not isinstance(value, bool | int | float | str):
             raise InputContractError(
-                f"{where}: parameter {name!r} must be text, a number, true or false"
+                f"{where}: parameter {name[:80]!r} must be text, a number, true or false"
             )
     return found
 
@@ -283,5 +291,8 @@ def _text(said: Mapping[str, Any], key: str, where: str, *, default: str | None 
 def _short(value: object) -> str:
     if value is None:
         return "nothing"
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # read with fewer frames on the stack than there are now
+        return "something nested too deep"
     return text if len(text) <= 60 else f"{text[:57]}..."

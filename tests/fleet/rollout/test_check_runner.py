@@ -8,14 +8,16 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import update
 
 from agent.trust import BundleRelease
-from fleet.rollout import records
+from fleet.rollout import check_runner, records
 from fleet.rollout.check_answers import prune_answers, read_answers
 from fleet.rollout.check_runner import CheckLimits, CheckRunner
 from fleet.rollout.snapshot import CheckAnswer
 from fleet.rollout.spec import Check
 from fleet.rollout.states import Event, State
+from fleet.store.tables import rollouts
 from fleet.store.writer import Writer
 from tests.fleet.rollout.fleet_rows import Lab, asked
 from tests.support.receiver import Receiver, Reply, receiving
@@ -147,3 +149,65 @@ async def test_a_new_run_of_the_stage_is_asked_anew(lab: CheckLab, receiver: Rec
     await lab.executor.change("r1", Event.RESUME)
     assert lab.answers() == []
     assert await lab.ask() == 1
+
+
+async def asked_alone(lab: CheckLab, check: Check) -> tuple[str, str]:
+    lab.watch(check)
+    await lab.begin()
+    assert await lab.ask() == 1
+    (answer,) = lab.answers()
+    return answer.verdict, answer.reason
+
+
+async def test_a_redirect_is_not_followed_wherever_it_leads(
+    lab: CheckLab, receiver: Receiver
+) -> None:
+    receiver.replies = [Reply(302, headers={"location": f"{receiver.url}/pass"})]
+    assert await asked_alone(lab, check(receiver)) == ("hold", "it answered with status 302")
+    assert [got.path.partition("?")[0] for got in receiver.got] == ["/gate"]
+
+
+async def test_ipv6_and_localhost_are_this_machine_and_no_proxy_is_asked(
+    lab: CheckLab, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    port = urlsplit(receiver.url).port
+    with receiving(host="::1") as six:
+        lab.watch(check(six), Check(f"http://localhost:{port}/gate", every_s=30.0))
+        await lab.begin()
+        assert await lab.ask() == 2
+    assert {answer.verdict for answer in lab.answers()} == {"pass"}
+    assert len(six.got) == len(receiver.got) == 1
+
+
+async def test_what_was_stored_before_it_was_refused_is_not_asked_and_holds(
+    lab: CheckLab, receiver: Receiver
+) -> None:
+    """The plan refuses such a check; this one is in a database from before."""
+    lab.watch(check(receiver))
+    await lab.begin()
+    with lab.store.begin() as connection:
+        stored = records.get_rollout(connection, "r1").spec.to_json()
+        (kept,) = stored["checks"]
+        kept["url"] = kept["url"].replace("127.0.0.1", "10.255.255.1")
+        connection.execute(update(rollouts).values(spec=stored))
+    assert await lab.ask() == 1
+    (answer,) = lab.answers()
+    assert answer.verdict == "hold"
+    assert "is not asked: its address is plain http beyond this machine" in answer.reason
+    assert "plain_http = true" in answer.reason
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_name_that_led_beyond_this_machine_counts_only_where_that_is_allowed(
+    lab: CheckLab, receiver: Receiver, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hosts file can send localhost anywhere; the far end of the connection is what is believed."""
+    monkeypatch.setattr(check_runner, "is_this_machine", lambda _address: False)
+    url = receiver.url.replace("127.0.0.1", "localhost")
+    verdict, reason = await asked_alone(lab, Check(url, every_s=30.0, plain_http=allowed))
+    assert (verdict, "led beyond this machine" in reason) == (
+        "pass" if allowed else "hold",
+        not allowed,
+    )

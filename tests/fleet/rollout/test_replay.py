@@ -212,7 +212,7 @@ def damaged(connection: Any) -> None:
         (look_too_early, "look 1 was not due then"),
         (fake_seed, "seed: recorded is not what follows from the rollout"),
         (fake_cohort, "cohort: recorded is not what follows from the rollout"),
-        (fake_alpha, "alpha: recorded 0.05, the rollout has 0.01 to spend"),
+        (fake_alpha, "alpha: recorded 0.05, the stage has 0.01 to spend"),
         (fake_held, "held: recorded is not what follows from the rollout"),
         (fake_body, "body: recorded sha256"),
         (fake_history, "baseline: recorded is not what follows from the rollout"),
@@ -224,7 +224,9 @@ def test_what_was_changed_since_is_found(told: EvidenceFleet, change: Change, sa
     found = changed(told, change)
     assert not found.equal
     differences = [
-        text for one in (*found.starts, *found.looks, *found.decisions) for text in one.differences
+        text
+        for one in (found.trail, *found.starts, *found.looks, *found.decisions)
+        for text in one.differences
     ]
     assert any(says in text for text in differences), differences
 
@@ -242,9 +244,11 @@ def test_what_is_gone_is_missing_and_not_equal_or_wrong(told: EvidenceFleet) -> 
         connection.execute(delete(decision_snapshots))
 
     found = changed(told, gone)
-    assert found.missing == len(found.looks)
+    changes = [one for one in found.decisions if not one.what.endswith(": hold")]
+    assert len(changes) == 2
+    assert found.missing == len(found.looks) + len(changes)
     assert found.starts == ()
-    assert {one.how for one in found.decisions} == {"combined"}
+    assert {one.how for one in found.decisions if one not in changes} == {"combined"}
     assert found.equal
 
 

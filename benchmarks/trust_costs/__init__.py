@@ -1,0 +1,1 @@
+"""What trust costs: see ``__main__``."""
