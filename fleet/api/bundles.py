@@ -3,11 +3,13 @@
 import base64
 import binascii
 import re
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from agent.trust import BundleRelease
 from fleet.api.door import call_of
 from fleet.api.models import (
     BundleRequest,
@@ -42,9 +44,18 @@ def get_bundles(request: Request) -> Bundles:
     with services.store.read() as connection:
         rows = list_bundles(connection)
     released = services.repository.releases()
-    attested = {path: list(release.attestations) for path, release in released.items()}
-    return Bundles(
-        bundles=[BundleView(**row, attestations=attested.get(row["path"], [])) for row in rows]
+    return Bundles(bundles=[_view(row, released.get(row["path"])) for row in rows])
+
+
+def _view(row: Mapping[str, Any], release: BundleRelease | None) -> BundleView:
+    """A stored bundle, with what its signed release says beyond it."""
+    if release is None:
+        return BundleView(**row)
+    return BundleView(
+        **row,
+        attestations=list(release.attestations),
+        limits=list(release.limits),
+        signed_at_s=release.signed_at_s,
     )
 
 

@@ -126,6 +126,10 @@ class BundleView(BaseModel):
     release: int
     published_s: float
     attestations: list[str] = Field([], description="digests of what attests its checks")
+    limits: list[tuple[int, int]] = Field(
+        [], description="how fast it may spread: seconds since it was signed, and basis points"
+    )
+    signed_at_s: int = Field(0, description="when its release was signed, in seconds since 1970")
 
 
 class Bundles(BaseModel):

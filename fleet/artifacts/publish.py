@@ -52,7 +52,8 @@ class Server(Protocol):
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
     """``release``: refuse unless the bundle becomes this release number (0: any). ``min_release``: the
-    floor of the model is raised to it (0: left). ``attestations``: of the bundle's checks."""
+    floor of the model is raised to it (0: left). ``attestations``: of the bundle's checks. ``limits``: pairs of seconds
+    since the signature and basis points of the fleet that may have it by then (empty: no limit)."""
 
     folder: Path
     key: Path
@@ -60,6 +61,7 @@ class PublishRequest:
     release: int = 0
     min_release: int = 0
     attestations: tuple[bytes, ...] = ()
+    limits: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def _hand_in(server: Server, request: PublishRequest, manifest: Manifest, raw: b
         manifest,
         min_release=request.min_release,
         attestations=tuple(attestation_digest(raw) for raw in request.attestations),
+        limits=request.limits,
     )
     for attempt in range(1, SIGN_ATTEMPTS + 1):
         current = server.get_bytes(f"/v1/repository/release?class={manifest.device_class}")

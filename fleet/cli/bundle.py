@@ -28,7 +28,7 @@ from fleet.cli.claims import (
     verify_claims,
 )
 from fleet.cli.client import FleetClient, ServerOption
-from fleet.cli.emergency import app_commands
+from fleet.cli.emergency import add_commands
 from fleet.cli.output import (
     ExitCode,
     JsonOption,
@@ -41,6 +41,7 @@ from fleet.cli.output import (
 from fleet.cli.publishing import Wanted, publish_or_ask
 from fleet.cli.rollout_view import when
 from fleet.cli.signing_files import save_request, tell_request
+from fleet.cli.speed_limits import parse_limits
 from fleet.errors import ConfigError, RefusedError
 from fleet.home import home_of
 from fleet.repository.keys import key_path, load_claims_key, read_password
@@ -49,7 +50,9 @@ from fleet.repository.roles import SIMPLE_RELEASE
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Build, inspect, verify, publish, list and block bundles.")
+app = typer.Typer(
+    no_args_is_help=True, help="Build, inspect, verify, publish, list and block bundles."
+)
 
 _PasswordFile = typer.Option(
     None, "--password-file", metavar="FILE", help="File with the password of encrypted keys."
@@ -180,8 +183,7 @@ def verify(
 
 app.command()(attest)
 app.command()(show)
-for name, command in app_commands.items():
-    app.command(name)(command)
+add_commands(app)
 
 
 @app.command()
@@ -213,6 +215,14 @@ def publish(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         min=0,
         help="From now on devices install no release of the model below this one.",
     ),
+    limits: str = typer.Option(
+        "",
+        "--limits",
+        metavar="AFTER:SHARE,...",
+        help="How fast it may spread, by the clock of the devices and whatever a rollout says: 0s:1%,4h:10%,1d:100%. "
+        "`fleet bundle lift-limits` ends that.",
+        show_default=False,
+    ),
     as_json: bool = JsonOption,
 ) -> None:
     """Upload what the fleet manager lacks, sign the bundle's release and hand it in.
@@ -226,7 +236,8 @@ def publish(  # noqa: PLR0913, PLR0917 -- each parameter is an option
             if not path.is_file():
                 raise ConfigError(f"there is no release key at {path}: say where it is with --key")
         attested = read_attestations(folder, attestation)
-        wanted = Wanted(folder, tuple(keys), time.time(), release, min_release, attested)
+        allowed = parse_limits(limits)
+        wanted = Wanted(folder, tuple(keys), time.time(), release, min_release, attested, allowed)
         password = None if password_file is None else read_password(password_file)
         with FleetClient(server) as client, _upload_bar(as_json) as progress:
             done = publish_or_ask(client, wanted, password, progress)

@@ -28,6 +28,8 @@ from fleet.claims.model_signature import (
 from fleet.cli.client import FleetClient, ServerOption
 from fleet.cli.output import ExitCode, JsonOption, errors, print_json, print_table, say
 from fleet.cli.roles_source import ServerRoles
+from fleet.cli.rollout_view import when
+from fleet.cli.speed_limits import limits_words
 from fleet.errors import ConfigError, NotFoundError, RefusedError, RequestError
 from fleet.home import home_of
 from fleet.repository.claims import ClaimsRule, attested_by, claims_rule
@@ -159,6 +161,9 @@ def show(
             return
         say(row["path"], style="bold")
         say(f"release {row['release']}; manifest sha256 {row['manifest_sha256']}")
+        if row["limits"]:
+            since = when(row["signed_at_s"])
+            say(f"speed limits: {limits_words(row['limits'])}, since it was signed ({since})")
         for digest, held, _ in shown:
             say(f"attestation {digest[:12]}: {attested_by(rule, held)}")
         if not shown:

@@ -26,7 +26,7 @@ from fleet.repository.request import LIFE_S, SigningRequest
 from fleet.repository.request_rules import needs_of, with_signature
 from fleet.repository.roles import EMERGENCY, is_release_role
 
-__all__ = ["app_commands"]
+__all__ = ["add_commands"]
 
 _DIGEST_CHARS: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
@@ -74,7 +74,7 @@ def block(  # noqa: PLR0913, PLR0917 -- each parameter is an option
         _say(roles, change, _keys(key, password_file), out, as_json)
 
 
-def unblock(  # noqa: PLR0913, PLR0917 -- each parameter is an option
+def unblock(
     bundle: str = _Bundle,
     key: list[Path] = _Key,
     password_file: Path | None = _PasswordFile,
@@ -119,19 +119,25 @@ def blocked(server: str = _Server, as_json: bool = JsonOption) -> None:
     held = "limits lifted" if lifts else "limits were lifted; the role has expired"
     rows = [(names.get(one, ""), one, f"blocked: {why}") for one, why in entry.blocked.items()]
     rows += [(names.get(one, ""), one, held) for one in entry.lifted]
-    print_table("Emergencies", ("bundle", "manifest", "said"), rows, empty="none", whole=("bundle",))
+    print_table(
+        "Emergencies", ("bundle", "manifest", "said"), rows, empty="none", whole=("bundle",)
+    )
 
 
-app_commands: Final = {
-    "block": block, "unblock": unblock, "lift-limits": lift_limits, "blocked": blocked,
-}  # fmt: skip
-"""What ``fleet bundle`` has of these, by name."""
+def add_commands(app: typer.Typer) -> None:
+    """Give ``fleet bundle`` these commands."""
+    app.command("block")(block)
+    app.command("unblock")(unblock)
+    app.command("lift-limits")(lift_limits)
+    app.command("blocked")(blocked)
 
 
 # --- what is signed -------------------------------------------------------------------------------
 
 
-def _keys(named: Sequence[Path], password_file: Path | None) -> tuple[tuple[Path, ...], bytes | None]:
+def _keys(
+    named: Sequence[Path], password_file: Path | None
+) -> tuple[tuple[Path, ...], bytes | None]:
     local = key_path(home_of(None), EMERGENCY)
     keys = tuple(named) or ((local,) if local.is_file() else ())
     for path in keys:
@@ -150,7 +156,7 @@ def _say(
     """Sign and publish it, or write the request for the signatures that are missing; exit code 4 then."""
     now_s = float(int(time.time()))
     chain = roles.chain(EMERGENCY)
-    following: Metadata[object] = Metadata(next_emergency(chain.base.signed, change, now_s))
+    following = Metadata(next_emergency(chain.base.signed, change, now_s))
     asked = SigningRequest(EMERGENCY, following, chain, now_s, now_s + LIFE_S)
     for path in keys[0]:
         asked = with_signature(asked, load_key(path, keys[1]))
@@ -193,7 +199,7 @@ def _digest(roles: Roles, bundle: str) -> str:
 
 def _paths(roles: Roles) -> dict[str, str]:
     """Every released bundle by the digest of its manifest."""
-    found = {}
+    found: dict[str, str] = {}
     for role in delegated_roles(roles.chain("targets").targets.signed):
         if is_release_role(role):
             entries = read_entries(roles.chain(role).base.signed)

@@ -24,6 +24,7 @@ from fleet.artifacts.publish import (
 from fleet.claims.attestation import attestation_digest
 from fleet.cli.client import FleetClient
 from fleet.cli.roles_source import ServerRoles, hand_in
+from fleet.cli.speed_limits import SpeedLimits
 from fleet.errors import NotFoundError
 from fleet.repository.claims import Attestable, claims_rule, require_attested
 from fleet.repository.generation import role_for
@@ -48,6 +49,7 @@ class Wanted:
     release: int = 0
     min_release: int = 0
     attestations: tuple[bytes, ...] = ()
+    limits: SpeedLimits = ()
 
 
 def publish_or_ask(
@@ -81,6 +83,7 @@ def publish_or_ask(
             wanted.release,
             wanted.min_release,
             wanted.attestations,
+            wanted.limits,
         )
         return publish_folder(client, request, progress)
     signers = [load_key(path, password) for path in wanted.keys]
@@ -99,7 +102,9 @@ def publish_or_ask(
 
 def _entry(manifest: Manifest, wanted: Wanted) -> ReleaseEntry:
     digests = tuple(attestation_digest(raw) for raw in wanted.attestations)
-    return ReleaseEntry.of(manifest, min_release=wanted.min_release, attestations=digests)
+    return ReleaseEntry.of(
+        manifest, min_release=wanted.min_release, limits=wanted.limits, attestations=digests
+    )
 
 
 def _is_released(roles: ServerRoles, role: str, manifest: Manifest, raw: bytes) -> bool:
