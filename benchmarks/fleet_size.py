@@ -57,8 +57,8 @@ class _Signer:
         finally:
             self.spent_s += time.process_time() - began_s
 
-    def releases(self) -> Mapping[str, BundleRelease]:
-        return self.repository.releases()
+    def releases(self, now_s: float) -> Mapping[str, BundleRelease]:
+        return self.repository.releases(now_s)
 
 
 def measure(size: int, home: Path) -> Cost:

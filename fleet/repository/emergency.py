@@ -22,6 +22,7 @@ __all__ = [
     "EmergencyChange",
     "emergency_target",
     "emergency_words",
+    "lifted_at",
     "next_emergency",
     "read_entry",
 ]
@@ -68,6 +69,16 @@ def read_entry(role: Targets | None) -> Emergency:
         blocked |= entry.blocked
     lifted = {digest for entry in entries for digest in entry.lifted}
     return Emergency(id=ENTRY_ID, blocked=blocked, lifted=tuple(sorted(lifted)))
+
+
+def lifted_at(role: Targets, now_s: float) -> frozenset[str]:
+    """Manifests whose speed limits do not hold then; none once the role has expired, or where devices cannot read it."""
+    if now_s >= role.expires.timestamp():
+        return frozenset()
+    try:
+        return frozenset(read_entry(role).lifted)
+    except RefusedError:
+        return frozenset()
 
 
 def emergency_words(before: Targets, after: Targets) -> list[str] | None:

@@ -31,6 +31,7 @@ from fleet.repository.acceptance import require_role
 from fleet.repository.adoption import finish_adoption, plan_adoption, staged_timestamp
 from fleet.repository.create import metadata_folder
 from fleet.repository.files import write_durable
+from fleet.repository.emergency import lifted_at
 from fleet.repository.generation import Generation, SignedFile, pack_of, read_generation
 from fleet.repository.keyring import OnlineKeys
 from fleet.repository.keys import offline_folder
@@ -123,10 +124,17 @@ class Repository:
             return None
         return self._manifest(sha256)
 
-    def releases(self) -> dict[str, BundleRelease]:
-        """Every released bundle by path, of every class."""
+    def releases(self, now_s: float | None = None) -> dict[str, BundleRelease]:
+        """Every released bundle by path, of every class.
+
+        Args:
+            now_s: as devices take them then: without the speed limits that the emergency role lifts. None: as signed.
+        """
+        lifted: frozenset[str] = frozenset()
+        if now_s is not None and EMERGENCY in self._generation.roles:
+            lifted = lifted_at(self._generation.targets(EMERGENCY), now_s)
         return {
-            path: release
+            path: replace(release, limits=()) if release.sha256 in lifted else release
             for role in self._generation.release_roles
             for path, release in read_entries(self._generation.targets(role)).items()
             if self._generation.role_for(path) == role

@@ -57,8 +57,8 @@ class Signer(Protocol):
         """Sign exactly these directives; True when they differ from what was signed before."""
         ...
 
-    def releases(self) -> Mapping[str, BundleRelease]:
-        """What the release role has signed, by bundle path."""
+    def releases(self, now_s: float) -> Mapping[str, BundleRelease]:
+        """What the release role has signed, by bundle path, without the speed limits that are lifted by then."""
         ...
 
 
@@ -187,9 +187,10 @@ class Executor:
 
     def _begin(self, rollout: Rollout) -> None:
         """Freeze who is compared with whom, once for each time a stage begins."""
-        release = self._repository.releases().get(rollout.bundle)
+        now_s = self._now_s()
+        release = self._repository.releases(now_s).get(rollout.bundle)
         with self._store.read() as connection:
-            prepared = prepare_ring(connection, rollout, release, self._now_s())
+            prepared = prepare_ring(connection, rollout, release, now_s)
         if prepared is not None:
             with self._store.begin() as connection:
                 store_ring(connection, prepared)
@@ -227,8 +228,8 @@ class Executor:
         )
 
     def _snapshot(self, rollout: Rollout) -> Snapshot:
-        release = self._repository.releases().get(rollout.bundle)
         now_s = self._now_s()
+        release = self._repository.releases(now_s).get(rollout.bundle)
         with self._store.read() as connection:
             since_s = self._listening(rollout, newest_report_s(connection), now_s)
             return read_snapshot(connection, rollout, release, now_s, since_s)
@@ -255,8 +256,9 @@ class Executor:
         return await asyncio.to_thread(work)
 
     def _plan(self, connection: Connection, spec: RolloutSpec) -> planning.Planned:
-        releases = self._repository.releases()
-        return planning.plan(connection, spec, releases, self._manifest, self._now_s())
+        now_s = self._now_s()
+        releases = self._repository.releases(now_s)
+        return planning.plan(connection, spec, releases, self._manifest, now_s)
 
     async def start(
         self,

@@ -44,7 +44,7 @@ class _Unsigned:
         self.directives = tuple(directives)
         return changed
 
-    def releases(self) -> Mapping[str, BundleRelease]:
+    def releases(self, now_s: float) -> Mapping[str, BundleRelease]:
         return self.released
 
 

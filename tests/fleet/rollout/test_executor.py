@@ -383,11 +383,11 @@ async def test_one_rollout_that_cannot_be_judged_does_not_stop_the_others(lab: L
         def __getattr__(self, name: str) -> object:
             return getattr(lab.signed.repository, name)
 
-        def releases(self) -> object:
+        def releases(self, now_s: float) -> object:
             self.calls = getattr(self, "calls", 0) + 1
             if self.calls == 1:
                 raise ServerError("the disk failed")
-            return real()
+            return real(now_s)
 
     lab.executor._repository = Flawed()  # type: ignore[assignment]
     await lab.executor.tick()
