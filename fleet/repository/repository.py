@@ -30,8 +30,8 @@ from fleet.home import Home
 from fleet.repository.acceptance import require_role
 from fleet.repository.adoption import finish_adoption, plan_adoption, staged_timestamp
 from fleet.repository.create import metadata_folder
-from fleet.repository.files import write_durable
 from fleet.repository.emergency import lifted_at
+from fleet.repository.files import write_durable
 from fleet.repository.generation import Generation, SignedFile, pack_of, read_generation
 from fleet.repository.keyring import OnlineKeys
 from fleet.repository.keys import offline_folder

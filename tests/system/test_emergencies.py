@@ -62,9 +62,7 @@ def test_a_release_spreads_no_faster_than_it_may_until_that_is_lifted(
     out = device.folder / "limited-bundle"
     project = tiny_project(device.folder / "limited", "1.2.0")
     fleet_host.command("bundle", "build", str(project), "--out", str(out))
-    said = fleet_host.command(
-        "bundle", "publish", str(out), "--limits", "1h:50%,1d:100%", "--json"
-    )
+    said = fleet_host.command("bundle", "publish", str(out), "--limits", "1h:50%,1d:100%", "--json")
     path = str(json.loads(said.stdout)["path"])
     assert "speed limits: 1h:50%,1d:100%" in fleet_host.command("bundle", "show", path).stdout
 
