@@ -72,7 +72,7 @@ def read_entry(role: Targets | None) -> Emergency:
 
 
 def lifted_at(role: Targets, now_s: float) -> frozenset[str]:
-    """Manifests whose speed limits do not hold then; none once the role has expired, or where devices cannot read it."""
+    """Manifests whose speed limits do not hold then; none once the role has expired, or where it cannot be read."""
     if now_s >= role.expires.timestamp():
         return frozenset()
     try:

@@ -1,4 +1,4 @@
-"""What the emergency role says reaches a real device: a bundle is blocked while it serves, and speed limits are lifted."""
+"""What the emergency role says reaches a real device: a bundle is blocked while it serves, speed limits are lifted."""
 
 import json
 from collections.abc import Callable
